@@ -1,0 +1,95 @@
+"""`DocumentCodec`: a model to its stored document and back. Pure: no I/O, for those who bring their own storage.
+
+It puts three rooms together: `schema` splits and joins, `envelope` seals and opens, `keys` lends the keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final, Generic, TypeVar
+
+import bson
+from bson.codec_options import CodecOptions, DatetimeConversion
+from bson.raw_bson import RawBSONDocument
+from pydantic import BaseModel
+
+from . import envelope
+from .errors import ConfigurationError, EnvelopeError, KeyUnavailableError, MalformedEnvelopeError, PayloadError
+from .keys import KeyRing, check_context
+from .schema import Schema
+
+__all__ = ["DocumentCodec"]
+
+Model = TypeVar("Model", bound=BaseModel)
+Document = Mapping[str, Any] | RawBSONDocument | bytes
+
+#: Values as any client, however configured, can store them again: a UUID stays ``Binary`` of subtype 4.
+_PORTABLE: Final[CodecOptions[dict[str, Any]]] = CodecOptions(
+    document_class=dict, tz_aware=True, datetime_conversion=DatetimeConversion.DATETIME_AUTO
+)
+
+
+class DocumentCodec(Generic[Model]):
+    """Seals models of one class for one context, and opens them.
+
+    A codec is immutable and can be shared between threads.
+    """
+
+    def __init__(self, model: type[Model], *, keys: KeyRing, context: str, validate_on_save: bool = False) -> None:
+        """Compile the model. ``context``: the name under which keys are derived, by habit the collection's name.
+
+        ``validate_on_save``: also run the model's validators before sealing. Raise `SchemaError` for a model that cannot be
+        kept, `ConfigurationError` for a ring or a context that does not fit.
+        """
+        if not isinstance(keys, KeyRing):
+            raise ConfigurationError('keys= takes a KeyRing: KeyRing.from_file("keys.json", create=True), or KeyRing.generate()')
+        self.schema = Schema.of(model)
+        self.context = check_context(context)
+        self._keys = keys
+        self._validate_on_save = validate_on_save
+
+    def seal(self, model: Model) -> dict[str, Any]:
+        """The stored document, ready for ``insert_one`` of any MongoDB client. Raise `PayloadError` for what cannot be kept."""
+        return bson.decode(self.seal_bson(model), _PORTABLE)
+
+    def seal_bson(self, model: Model) -> bytes:
+        """The stored document as BSON: the bytes that the tag covers."""
+        metadata, payload = self.schema.split(model)
+        if self._validate_on_save:
+            self.schema.join(metadata, payload)
+        try:
+            return envelope.seal(metadata, payload, keys=self._keys, context=self.context)
+        except MalformedEnvelopeError:
+            pass
+        raise PayloadError(f"{self.schema.model.__name__}: not saved: {self.schema.metadata_problem(metadata, envelope.encodes)}")
+
+    def open(self, document: Document) -> Model:
+        """Verify, decrypt, validate. From bytes or a `RawBSONDocument` the guarantee is on every byte, from a dict on values.
+
+        Raise `EnvelopeError` or one of its children if something is wrong, `UnknownKeyError` if it could not be checked.
+        """
+        return self.open_bson(_as_bson(document))[1]
+
+    def open_raw(self, document: Document) -> dict[str, Any]:
+        """Verify and decrypt, but do not validate: plain values by field name. The way out of a `PayloadError`."""
+        raw = _as_bson(document)
+        try:
+            return self.schema.raw(*envelope.open(raw, keys=self._keys, context=self.context))
+        except (EnvelopeError, KeyUnavailableError) as error:
+            raise error.about(document_id=envelope.identify(raw))
+
+    def open_bson(self, raw: bytes) -> tuple[dict[str, Any], Model]:
+        """The verified document and the model in it, from BSON."""
+        try:
+            document, payload = envelope.open(raw, keys=self._keys, context=self.context)
+            return document, self.schema.join(document, payload)
+        except (EnvelopeError, KeyUnavailableError) as error:
+            raise error.about(document_id=envelope.identify(raw))
+
+
+def _as_bson(document: Document) -> bytes:
+    if isinstance(document, bytes):
+        return document
+    if isinstance(document, RawBSONDocument):
+        return document.raw
+    return envelope.encode_document(document)

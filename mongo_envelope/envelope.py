@@ -1,0 +1,284 @@
+"""Format v1: `seal` makes a stored document from metadata and a payload, `open` gives both back or refuses.
+
+The text is ``spec/envelope-v1.md``; the step numbers below are its numbers. This module knows bytes and BSON, and nothing
+of models, collections or MongoDB. Above it stands `codec`; below it `keys` (working keys by id) and `primitives`.
+
+    { _id, <metadata and envelope fields, names in bytewise order: data, idx?, iv, kid, v>, hmac }
+
+The tag covers the exact bytes between the leading int32 length and the ``hmac`` element, so there is no canonical form
+to agree on: what was stored is what is verified.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+import struct
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
+
+import bson
+from bson.binary import UuidRepresentation
+from bson.codec_options import CodecOptions, DatetimeConversion
+from bson.errors import BSONError
+from bson.timestamp import Timestamp
+
+from . import primitives
+from .errors import IntegrityError, MalformedEnvelopeError, PayloadError, UnsupportedVersionError
+from .keys import KeyRing, is_kid
+
+__all__ = ["CODEC_OPTIONS", "RESERVED", "Opened", "as_stored", "encode_document", "encodes", "identify", "open", "seal"]
+
+#: The names that a metadata field cannot have.
+RESERVED: Final = frozenset({"_id", "idx", "v", "kid", "iv", "data", "hmac"})
+
+#: How values become BSON and come back: UUID as subtype 4, dates aware, a date beyond Python's range kept as milliseconds.
+CODEC_OPTIONS: Final[CodecOptions[dict[str, Any]]] = CodecOptions(
+    document_class=dict,
+    tz_aware=True,
+    uuid_representation=UuidRepresentation.STANDARD,
+    datetime_conversion=DatetimeConversion.DATETIME_AUTO,
+)
+
+_INT32: Final = struct.Struct("<i")
+_TAG_HEADER: Final = b"\x05hmac\x00" + _INT32.pack(primitives.TAG_BYTES) + b"\x00"  # binary, subtype 0
+_TRAILER_BYTES: Final = len(_TAG_HEADER) + primitives.TAG_BYTES + 1  # 44: the hmac element and the closing zero
+_VERSION_1: Final = b"\x10" + _INT32.pack(1)
+
+
+class Opened(NamedTuple):
+    """What a verified document holds. Never printed: the payload is plaintext."""
+
+    document: dict[str, Any]  #: ``_id``, the metadata, ``idx`` where there is one, and the envelope's own fields
+    payload: bytes  #: UTF-8 JSON, as it was sealed
+
+    def __repr__(self) -> str:
+        return "Opened(…)"
+
+
+def seal(metadata: Mapping[str, Any], payload: bytes, *, keys: KeyRing, context: str) -> bytes:
+    """The stored document, as BSON: ``metadata`` (with ``_id``) in the clear, ``payload`` encrypted, all of it authenticated.
+
+    ``payload`` is one UTF-8 JSON object. Raise `MalformedEnvelopeError` for metadata that the format has no place for.
+    """
+    return _seal_with(metadata, payload, keys=keys, context=context, iv=os.urandom(primitives.IV_BYTES))
+
+
+def _seal_with(metadata: Mapping[str, Any], payload: bytes, *, keys: KeyRing, context: str, iv: bytes) -> bytes:
+    """`seal`, deterministic. Only vectors call it with an ``iv`` of their own: one IV twice under one key is a two-time pad."""
+    kid = keys.primary
+    working = keys.working_keys(kid, context)
+    fields = dict(metadata)
+    identity = fields.pop("_id", None)
+    if identity is None:
+        raise MalformedEnvelopeError("a document without an _id, or whose _id is null, cannot be sealed")
+    if not fields.keys().isdisjoint(_OWN):
+        raise MalformedEnvelopeError("metadata uses a name that belongs to the envelope: " + ", ".join(sorted(fields.keys() & _OWN)))
+    if any(type(value) is Timestamp and not value.time and not value.inc for value in (identity, *fields.values())):
+        raise MalformedEnvelopeError("a top-level Timestamp(0, 0) cannot be sealed: the server would replace it")
+    fields |= {"data": primitives.encrypt(working.encrypt, iv, payload), "iv": iv, "kid": kid, "v": 1}
+    # Code points sort as their UTF-8 bytes do, so sorting text is sorting bytewise.
+    signed = _encode({"_id": identity, **{name: fields[name] for name in sorted(fields)}})[4:-1]
+    tag = primitives.authenticate(working.authenticate, signed)
+    return _INT32.pack(4 + len(signed) + _TRAILER_BYTES) + signed + _TAG_HEADER + tag + b"\x00"
+
+
+def open(raw: bytes, *, keys: KeyRing, context: str) -> Opened:  # noqa: A001 - the verb of the spec; files are not opened here
+    """Verify a stored document, then decrypt it. What is not the exact document that was sealed is refused.
+
+    Raise `MalformedEnvelopeError`, `UnsupportedVersionError`, `UnknownKeyError` or `IntegrityError`, in this order of steps.
+    """
+    # 1. The frame: lengths, the hmac element at the end, no name twice; whole elements moved if out of order.
+    raw, elements = _arrange(raw)
+    # 2. The version.
+    if _element(raw, elements, b"v") != _VERSION_1:
+        raise UnsupportedVersionError("not a sealed document of version 1, the only one that this package reads")
+    # 3. The key, by its id.
+    kid = _kid(_element(raw, elements, b"kid"))
+    working = keys.working_keys(kid, context)
+    # 4. The tag, in constant time. Before this line nothing is decoded, after it nothing is doubted.
+    tag = primitives.authenticate(working.authenticate, memoryview(raw)[4:-_TRAILER_BYTES])
+    if not hmac.compare_digest(tag, raw[-primitives.TAG_BYTES - 1 : -1]):
+        raise IntegrityError(
+            "the document does not match its authentication tag: it was edited, put together from others, or sealed "
+            "under another context or another key of the same id"
+        )
+    # 5. Decode, check the envelope's own types, decrypt.
+    document = _decode(raw)
+    iv, data = document.get("iv"), document.get("data")
+    if type(iv) is not bytes or len(iv) != primitives.IV_BYTES or type(data) is not bytes or "_id" not in document:
+        raise MalformedEnvelopeError("_id, iv or data is not what format v1 prescribes")  # a bson.Binary is of another subtype
+    if b"idx" in elements and not _is_idx(raw, elements[b"idx"], document["idx"]):
+        raise MalformedEnvelopeError("idx is not the document that format v1 prescribes")
+    return Opened(document, primitives.decrypt(working.encrypt, iv, data))
+
+
+_OWN: Final = RESERVED - {"_id", "idx"}
+
+
+def _position(name: bytes) -> tuple[bool, bool, bytes]:
+    return name != b"_id", name == b"hmac", name
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Top-level BSON elements, as bytes. Source: bsonspec.org, version 1.1.
+
+#: element type → the size of its value
+_FIXED: Final = {
+    0x01: 8,  # double
+    0x06: 0,  # undefined
+    0x07: 12,  # ObjectId
+    0x08: 1,  # boolean
+    0x09: 8,  # date
+    0x0A: 0,  # null
+    0x10: 4,  # int32
+    0x11: 8,  # timestamp
+    0x12: 8,  # int64
+    0x13: 16,  # decimal128
+    0x7F: 0,  # max key
+    0xFF: 0,  # min key
+}
+#: element type → (what comes on top of the int32 that heads its value, the least that int32 can be)
+_COUNTED: Final = {
+    0x02: (4, 1),  # string
+    0x03: (0, 5),  # document
+    0x04: (0, 5),  # array
+    0x05: (5, 0),  # binary
+    0x0C: (16, 1),  # DBPointer
+    0x0D: (4, 1),  # code
+    0x0E: (4, 1),  # symbol
+    0x0F: (0, 14),  # code with scope
+}
+_REGEX: Final = 0x0B
+
+_Span = tuple[int, int, int]  # the element begins, its value begins, it ends
+
+
+def identify(raw: bytes) -> Any:
+    """The unverified ``_id`` of a raw document, for an error message or a filter; None where there is none to be read."""
+    try:
+        leads = raw[5:9] == b"_id\x00"  # as in every sealed document: no need to walk the others
+        start, end = (4, 9 + _size(raw, raw[4], 9, len(raw))) if leads else _elements(raw)[b"_id"][::2]
+        return bson.decode(_INT32.pack(end - start + 5) + raw[start:end] + b"\x00", CODEC_OPTIONS)["_id"]
+    except (MalformedEnvelopeError, KeyError, BSONError):
+        return None
+
+
+def as_stored(value: Any) -> Any:
+    """A value as it comes back from BSON: a date in whole milliseconds, say."""
+    return bson.decode(_encode({"value": value}), CODEC_OPTIONS)["value"]
+
+
+def _arrange(raw: bytes) -> tuple[bytes, dict[bytes, _Span]]:
+    """Step 1: the document with its top-level elements in the order of the format, and where each one stands.
+
+    Whole elements are moved and none is decoded: a decoder keeps one of two equal names, and not the one that MongoDB matches.
+    """
+    elements = _elements(raw)
+    names = list(elements)
+    ordered = sorted(names, key=_position)
+    if names != ordered:
+        raw = raw[:4] + b"".join(raw[slice(*elements[name][::2])] for name in ordered) + b"\x00"
+        elements = _elements(raw)
+    if raw[-_TRAILER_BYTES : -primitives.TAG_BYTES - 1] != _TAG_HEADER:
+        raise MalformedEnvelopeError("not a sealed document: it does not end in an hmac of 32 bytes")
+    return raw, elements
+
+
+def _elements(raw: bytes) -> dict[bytes, _Span]:
+    """The top-level elements by name, in the order in which they stand. Raise `MalformedEnvelopeError` for bytes that are not BSON."""
+    elements: dict[bytes, _Span] = {}
+    last = len(raw) - 1
+    if last < 4 or _INT32.unpack_from(raw)[0] != len(raw) or raw[last]:
+        raise MalformedEnvelopeError("not one whole BSON document")
+    start = 4
+    while start < last:
+        name_end = raw.find(b"\x00", start + 1, last)
+        if name_end < 0:
+            raise MalformedEnvelopeError("not one whole BSON document")
+        value = name_end + 1
+        end = value + _size(raw, raw[start], value, last)
+        if end > last:
+            raise MalformedEnvelopeError("an element runs past the end of the document")
+        name = raw[start + 1 : name_end]
+        if name in elements:
+            raise MalformedEnvelopeError("a field name occurs twice")
+        elements[name] = start, value, end
+        start = end
+    return elements
+
+
+def _size(raw: bytes, kind: int, value: int, last: int) -> int:
+    """The size of an element's value, as its type and its own length say."""
+    if kind in _FIXED:
+        return _FIXED[kind]
+    if kind in _COUNTED and value + 4 <= last:
+        more, least = _COUNTED[kind]
+        counted: int = _INT32.unpack_from(raw, value)[0]
+        if counted >= least:
+            return more + counted
+    elif kind == _REGEX:
+        pattern_end = raw.find(b"\x00", value, last)
+        options_end = raw.find(b"\x00", pattern_end + 1, last)
+        if 0 <= pattern_end < options_end:
+            return options_end + 1 - value
+    raise MalformedEnvelopeError("an element of an unknown type, or with an impossible length")
+
+
+def _element(raw: bytes, elements: dict[bytes, _Span], name: bytes) -> bytes:
+    """The type byte and the value of one element; nothing if it is not there."""
+    if name not in elements:
+        return b""
+    start, value, end = elements[name]
+    return raw[start : start + 1] + raw[value:end]
+
+
+def _kid(element: bytes) -> str:
+    text = element[5:-1].decode("ascii", "replace")
+    if element[:1] != b"\x02" or element[-1:] != b"\x00" or not is_kid(text):
+        raise MalformedEnvelopeError("kid is not a key id of 1 to 64 of the characters A-Z a-z 0-9 _ . -")
+    return text
+
+
+def encode_document(document: Mapping[str, Any]) -> bytes:
+    """The BSON of a document that was decoded: ``_id`` first, ``hmac`` last, the rest in order. Its types are Python's now."""
+    if not all(isinstance(name, str) for name in document):
+        raise MalformedEnvelopeError("not a document: a field name is not text")
+    return _encode({name: document[name] for name in sorted(document, key=lambda name: _position(name.encode(errors="surrogatepass")))})
+
+
+def encodes(value: Any) -> bool:
+    """Whether BSON can hold this value."""
+    try:
+        _encode({"value": value})
+    except MalformedEnvelopeError:
+        return False
+    return True
+
+
+def _encode(document: dict[str, Any]) -> bytes:
+    """Raises after the except block: bson's messages, and their __context__, quote the value."""
+    try:
+        return bson.encode(document, codec_options=CODEC_OPTIONS)
+    except (BSONError, ValueError, TypeError, OverflowError, RecursionError):
+        pass
+    raise MalformedEnvelopeError("the metadata holds a name or a value that BSON cannot hold")
+
+
+def _decode(raw: bytes) -> dict[str, Any]:
+    try:
+        return bson.decode(raw, CODEC_OPTIONS)
+    except BSONError:
+        pass
+    raise MalformedEnvelopeError("a verified document that is not valid BSON inside")
+
+
+def _is_idx(raw: bytes, span: _Span, idx: object) -> bool:
+    """``{kid, <index name>: binary of subtype 0, or an array of them}``, no name twice."""
+    if raw[span[0]] != 0x03 or not isinstance(idx, dict) or not is_kid(idx.get("kid")):
+        return False
+    try:
+        _elements(raw[span[1] : span[2]])
+    except MalformedEnvelopeError:
+        return False
+    values = [value for name, value in idx.items() if name != "kid"]
+    return all(type(each) is bytes for value in values for each in (value if type(value) is list else [value]))

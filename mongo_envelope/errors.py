@@ -1,0 +1,147 @@
+"""Every error that this package raises, in one tree.
+
+    MongoEnvelopeError
+    ├── ConfigurationError            refused when an object is built: nothing was read or written
+    │   └── SchemaError               the model cannot be kept as it is declared; says which field and what to write instead
+    ├── EnvelopeError                 it IS WRONG: this document, or this instance, is not what it should be
+    │   ├── MalformedEnvelopeError    not a format-v1 document at all
+    │   ├── UnsupportedVersionError   a sealed document of another version
+    │   ├── IntegrityError            the tag does not match: edited, moved, or sealed under another key or context
+    │   └── PayloadError              the content and the model do not fit each other
+    ├── KeyUnavailableError           we COULD NOT CHECK: says nothing about the document
+    │   ├── UnknownKeyError           its key id is not in the ring
+    │   └── KMSError                  the key service did not answer
+    ├── QueryError                    the filter, sort or update cannot be answered honestly
+    └── RepositoryError
+        ├── DocumentNotFoundError     no document has this _id
+        ├── RevisionConflictError     somebody else wrote in between; nothing was written
+        └── DuplicateValueError       another unique index refused the value
+
+No error carries a key, a plaintext or an unverified value. The one exception is the ``_id`` of a document, which stands
+in the clear anyway: its ``repr``, cut to 64 characters.
+"""
+
+from __future__ import annotations
+
+from typing import Self
+
+__all__ = [
+    "ConfigurationError",
+    "DocumentNotFoundError",
+    "DuplicateValueError",
+    "EnvelopeError",
+    "IntegrityError",
+    "KMSError",
+    "KeyUnavailableError",
+    "MalformedEnvelopeError",
+    "MongoEnvelopeError",
+    "PayloadError",
+    "QueryError",
+    "RepositoryError",
+    "RevisionConflictError",
+    "SchemaError",
+    "UnknownKeyError",
+    "UnsupportedVersionError",
+]
+
+
+class MongoEnvelopeError(Exception):
+    """The root: ``except MongoEnvelopeError`` catches everything that this package raises on its own account.
+
+    pymongo's own network and write errors pass through untouched and are not among them.
+    """
+
+
+class ConfigurationError(MongoEnvelopeError):
+    """Refused when the object was built: a key file, a ring, a collection or a repository does not fit."""
+
+
+class SchemaError(ConfigurationError):
+    """The model cannot be kept without loss as it is declared. Names the field and what to write instead."""
+
+
+class _AboutADocument(MongoEnvelopeError):
+    """An error that can say which document it is about, once somebody who knows has said so (`about`)."""
+
+    collection: str | None = None
+    #: ``repr`` of the document's ``_id``, at most 64 characters. Unverified: for people and logs, not for decisions.
+    document_id: str | None = None
+
+    def about(self, *, document_id: object = None, collection: str | None = None) -> Self:
+        """Note which document this is about, unless that is known already; gives the same error back."""
+        if self.document_id is None and document_id is not None:
+            self.document_id = shortened(document_id)
+        if self.collection is None:
+            self.collection = collection
+        return self
+
+    def __str__(self) -> str:
+        where = [
+            f"{name} {value}"
+            for name, value in (("collection", self.collection), ("_id", self.document_id))
+            if value is not None
+        ]
+        return super().__str__() + (f" [{', '.join(where)}]" if where else "")
+
+
+class EnvelopeError(_AboutADocument):
+    """It is wrong. ``.collection`` and ``.document_id`` say which document, where that is known."""
+
+
+class MalformedEnvelopeError(EnvelopeError):
+    """Not a sealed document of format v1: plaintext, cut short, or put together by somebody else."""
+
+
+class UnsupportedVersionError(EnvelopeError):
+    """The document says that it is of another version than this package reads."""
+
+
+class IntegrityError(EnvelopeError):
+    """The tag does not match the document. Somebody edited it, moved it, or it was sealed under another context."""
+
+
+class PayloadError(EnvelopeError):
+    """The content and the model do not fit each other.
+
+    On load: what was verified and decrypted no longer fits the model (``DocumentCodec.open_raw`` still gives it). On
+    save: a value that the model's type does not allow, or that cannot be kept; nothing was written.
+    Names field paths and kinds of error, never values.
+    """
+
+
+class KeyUnavailableError(_AboutADocument):
+    """The document could not be checked. That is not the same as being wrong."""
+
+
+class UnknownKeyError(KeyUnavailableError):
+    """The document names a key that the ring does not hold."""
+
+
+class KMSError(KeyUnavailableError):
+    """The service that wraps the keys did not answer, or refused."""
+
+
+class QueryError(MongoEnvelopeError):
+    """The filter, sort, projection or update cannot be served exactly. Names the field and the way out."""
+
+
+class RepositoryError(_AboutADocument):
+    """The database does not hold what the call supposed."""
+
+
+class DocumentNotFoundError(RepositoryError):
+    """No document has this ``_id``."""
+
+
+class RevisionConflictError(RepositoryError):
+    """The document is not the one that this instance was loaded from, or exists already. Nothing was written."""
+
+
+class DuplicateValueError(RepositoryError):
+    """A unique index, other than that of ``_id``, already holds this value. Nothing was written."""
+
+
+def shortened(value: object) -> str:
+    """``repr(value)``, at most 64 characters: the one form in which an ``_id`` may stand in a message."""
+    text = repr(value)
+    return text if len(text) <= 64 else text[:61] + "..."

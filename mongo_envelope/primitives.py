@@ -1,0 +1,75 @@
+"""Bytes in, bytes out: the four cryptographic operations of format v1, and every label that separates their keys.
+
+Nothing here knows what a document, a key ring or MongoDB is. Used by `keys` (derive) and `envelope` (the other three).
+
+    pack(p…)  = for each part: its length as uint32 big-endian, then its bytes        injective, so no two lists meet
+    K_purpose = HKDF-SHA-256(key,       salt = empty, info = pack("mongo_envelope/v1", purpose))
+    K_working = HKDF-SHA-256(K_purpose, salt = empty, info = pack("mongo_envelope/v1", purpose, context))
+
+Sources: HKDF RFC 5869, HMAC RFC 2104 and FIPS 198-1, CTR mode NIST SP 800-38A section 6.5.
+"""
+
+from __future__ import annotations
+
+import hmac
+from typing import Final, Literal
+
+from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.algorithms import AES
+from cryptography.hazmat.primitives.ciphers.modes import CTR
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+__all__ = ["IV_BYTES", "KEY_BYTES", "PURPOSES", "TAG_BYTES", "Purpose", "authenticate", "decrypt", "derive", "encrypt", "pack"]
+
+KEY_BYTES: Final = 32
+IV_BYTES: Final = 16
+TAG_BYTES: Final = 32
+
+_LABEL: Final = b"mongo_envelope/v1"
+
+#: No key is ever used under two of these.
+Purpose = Literal[
+    "encrypt",  # AES-256-CTR of a document's payload
+    "authenticate",  # HMAC-SHA-256 over a stored document
+    "index",  # HMAC-SHA-256 of a blind index value
+    "fingerprint",  # the public name of a store's root key
+    "check",  # the public proof that this is the key which was meant
+    "value-encrypt",  # AES-256-CTR of a single value in an SQL column
+    "value-authenticate",  # HMAC-SHA-256 over such a value
+]
+PURPOSES: Final[frozenset[str]] = frozenset(Purpose.__args__)  # type: ignore[attr-defined]  # typing.Literal's documented runtime form
+
+
+def pack(*parts: bytes) -> bytes:
+    """Each part behind its length (uint32 big-endian), so that no two lists of parts give the same bytes."""
+    return b"".join(len(part).to_bytes(4, "big") + part for part in parts)
+
+
+def derive(key: bytes, purpose: Purpose, context: str | None = None) -> bytes:
+    """The 32-byte key for one purpose or, with a context, the working key for one purpose in one context.
+
+    With ``context``, ``key`` is a purpose key, as derived by a first call without (RFC 5869, salt empty).
+    """
+    if purpose not in PURPOSES:
+        raise ValueError("not a purpose of format v1")
+    info = pack(_LABEL, purpose.encode()) if context is None else pack(_LABEL, purpose.encode(), context.encode())
+    return HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=None, info=info).derive(key)
+
+
+def encrypt(key: bytes, iv: bytes, plaintext: bytes) -> bytes:
+    """AES-256-CTR. The 16-byte ``iv`` is the first counter block; the whole block counts up, big-endian, and wraps.
+
+    The caller never uses one ``iv`` twice under one ``key``: `envelope.seal` draws it at random for each document.
+    """
+    return Cipher(AES(key), CTR(iv)).encryptor().update(plaintext)
+
+
+def decrypt(key: bytes, iv: bytes, ciphertext: bytes) -> bytes:
+    """The inverse of `encrypt`. Of unauthenticated bytes it makes other bytes and no error: verify first."""
+    return Cipher(AES(key), CTR(iv)).decryptor().update(ciphertext)
+
+
+def authenticate(key: bytes, message: bytes | memoryview) -> bytes:
+    """HMAC-SHA-256, all 32 bytes. Compare with ``hmac.compare_digest`` only."""
+    return hmac.digest(key, message, "sha256")

@@ -1,0 +1,415 @@
+"""What a model's fields are to the database: `Schema.of(model)` reads the markers once and refuses what cannot be kept.
+
+    email: Annotated[str, Sensitive()]      in the encrypted payload
+    notes: str                              so is every field without a marker: the default fails closed
+    tenant: Annotated[str, Queryable()]     in the clear, for queries; authenticated like everything else
+    id: UUID                                the document's _id, in the clear
+
+`split` takes a model apart into metadata and payload, `join` puts it together again; `codec` seals and opens in between.
+How values become JSON without loss is `lossless`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated, Any, Final, Generic, TypeVar, get_args, get_origin
+
+import pydantic_core
+import typing_extensions
+from bson import ObjectId
+from pydantic import AliasChoices, BaseModel, RootModel
+from pydantic.fields import ComputedFieldInfo, FieldInfo
+from pydantic_core import SchemaValidator
+
+from .envelope import RESERVED
+from .errors import PayloadError, SchemaError
+from .lossless import Misfit, Node, Plan, Unfit, compile_plan
+
+__all__ = ["Queryable", "Schema", "Sensitive", "StoredField"]
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Queryable:
+    """Marks a field that stands in the clear, so that MongoDB can search and sort by it. It is authenticated, not hidden.
+
+    ``name``: the stored name (default: the field's own). ``index``: whether `Schema.indexes` lists it.
+    """
+
+    name: str | None = None
+    index: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sensitive:
+    """Marks a field that is stored encrypted. So is a field without a marker; this one says that it was meant.
+
+    ``dump`` and ``load``, together, are for a type that this package does not know: to something that JSON can write, and
+    back. They take the place of the field's own validation on load.
+    """
+
+    dump: Callable[[Any], Any] | None = None
+    load: Callable[[Any], Any] | None = None
+
+
+Marker = Queryable | Sensitive
+
+
+@dataclass(frozen=True)
+class StoredField:
+    """A field that stands in the clear: ``_id``, a queryable field, or a queryable computed field."""
+
+    name: str  #: in Python
+    stored: str  #: in MongoDB
+    node: Node
+    computed: bool = False
+    index: bool = False
+
+    @property
+    def spliced(self) -> bool:
+        """Whether it is read back from the metadata. Otherwise the payload carries its exact value, and that wins."""
+        return not self.computed and not self.node.exact
+
+    @cached_property
+    def convert(self) -> SchemaValidator:
+        """From the forms in which people write such a value (an ISO date as text, an enum's value) to the value."""
+        return SchemaValidator(self.node.schema, {"hide_input_in_errors": True}, _use_prebuilt=False)
+
+
+class Schema(Generic[Model]):
+    """A model, read once. Immutable. Made by `of`, which raises `SchemaError` for what cannot be kept."""
+
+    def __init__(self, model: type[Model], plan: Plan[Model], stored: Iterable[StoredField], sensitive: frozenset[str]) -> None:
+        """Take what `of` found; not for callers."""
+        self.model = model
+        self.stored = tuple(stored)  #: the ``_id`` first
+        self.identity = self.stored[0]
+        self.sensitive = sensitive  #: the names of the fields in the payload only
+        self._plan = plan
+        self._by_name = {field.name: field for field in self.stored} | {field.stored: field for field in self.stored}
+        self._spliced = tuple(field for field in self.stored if field.spliced)
+        self._plain_fields = tuple(field for field in self.stored if not field.computed)
+        self._computed = tuple(field for field in self.stored if field.computed)
+        self._stored_names = frozenset(field.stored for field in self.stored)
+        self._extras = model.model_config.get("extra") == "allow"
+        self._makes_object_ids = ObjectId in self.identity.node.types
+
+    @classmethod
+    def of(cls, model: type[Model]) -> Schema[Model]:
+        """Read a model. Raise `SchemaError`, naming the field and what to write instead."""
+        if not (isinstance(model, type) and issubclass(model, BaseModel)) or issubclass(model, RootModel):
+            raise SchemaError(f"{model!r} is not a pydantic model with fields: derive it from pydantic.BaseModel")
+        compile_plan(model)  # also resolves forward references; what cannot be kept is said before anything about markers
+        markers = _markers_of_fields(model)
+        codecs = {name: _codec_of(model, name, marker) for name, marker in markers.items()}
+        own = {name: codec for name, codec in codecs.items() if codec is not None}
+        plan = compile_plan(model, codecs=own)
+        stored = list(_stored_fields(model, plan, markers))
+        spliced = frozenset(field.name for field in stored if field.spliced)
+        plan = compile_plan(model, codecs=own, leave_out=spliced)
+        sensitive = frozenset(model.model_fields) - {field.name for field in stored}
+        _refuse_clashes(model, stored, sensitive)
+        return cls(model, plan, stored, sensitive)
+
+    @property
+    def indexes(self) -> list[str]:
+        """The stored names that are marked ``Queryable(index=True)``."""
+        return [field.stored for field in self.stored if field.index]
+
+    def field(self, name: str) -> StoredField | None:
+        """The field in the clear of this name, in Python or in MongoDB."""
+        return self._by_name.get(name)
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the fields in the clear, as a person writes them in a filter."""
+        return [field.name for field in self.stored]
+
+    def split(self, model: Model) -> tuple[dict[str, Any], bytes]:
+        """``(metadata, payload)``: what stands in the clear by stored name, with ``_id``; and one UTF-8 JSON object.
+
+        An id of None becomes a new ObjectId, on the instance too, where the field allows one; nothing else of the model is
+        changed. Raise `PayloadError` for a value that cannot be kept.
+        """
+        if self._makes_object_ids and type(model) is self.model and model.__dict__.get(self.identity.name) is None:
+            self._give_identity(model)
+        try:
+            payload = self._plan.dump(model)
+            values = model.__dict__
+            metadata = {field.stored: field.node.projected(values[field.name]) for field in self._plain_fields}
+            for field in self._computed:
+                metadata[field.stored] = self._compute(model, field)
+            problem = self._refused_extra(model) if self._extras else None
+        except Misfit as misfit:
+            problem = str(misfit)
+        if problem is not None:
+            raise PayloadError(f"{self.model.__name__}: not saved: {problem}")
+        if metadata["_id"] is None:
+            raise PayloadError(f"{self.model.__name__}: not saved: {self.identity.name} is None")
+        return metadata, payload
+
+    def join(self, document: Mapping[str, Any], payload: bytes) -> Model:
+        """The model, from verified metadata and the decrypted payload; its validators run on JSON values, by field name.
+
+        Raise `PayloadError`, which names field paths and kinds of error, where they do not fit (any more).
+        """
+        try:
+            return self._plan.load(self._spliced_json(document, payload))
+        except Unfit as unfit:
+            problem = str(unfit)
+        raise PayloadError(
+            f"{self.model.__name__}: the document is genuine, but does not fit the model: {problem}. "
+            "open_raw gives its content as it is"
+        )
+
+    def raw(self, document: Mapping[str, Any], payload: bytes) -> dict[str, Any]:
+        """Metadata and payload as one dict of plain values by field name, not validated. Raise `PayloadError` if it is not JSON."""
+        content = payload_object(payload)
+        return {field.name: document[field.stored] for field in self.stored if field.stored in document} | content
+
+    def metadata_problem(self, document: Mapping[str, Any], encodes: Callable[[Any], bool]) -> str:
+        """Which field's value BSON cannot hold, for the error of a document that did not encode."""
+        for field in self.stored:
+            if not encodes(document[field.stored]):
+                return f"{field.name}: a value that BSON cannot hold (an int beyond 64 bits, or a NUL or lone surrogate in a text)"
+        return "a value that BSON cannot hold"
+
+    # --- the pieces ---------------------------------------------------------------------------------------------------
+
+    def _spliced_json(self, document: Mapping[str, Any], payload: bytes) -> bytes:
+        """One JSON object of metadata and payload, so that validation runs once and model validators see everything."""
+        clear = {field.name: document[field.stored] for field in self._spliced if field.stored in document}
+        body = payload.strip(_JSON_SPACE)
+        if body[:1] != b"{":
+            raise Unfit("the payload is not a JSON object")
+        try:
+            head = pydantic_core.to_json(clear, bytes_mode="base64", inf_nan_mode="constants", fallback=_object_id_as_text)
+        except (TypeError, ValueError):  # PydanticSerializationError is a ValueError
+            raise Unfit("the metadata holds a type that its fields do not have") from None
+        rest = body[1:].lstrip(_JSON_SPACE)
+        return head[:-1] + (b"," if clear and rest[:1] != b"}" else b"") + rest
+
+    def _give_identity(self, model: Model) -> None:
+        model.__dict__[self.identity.name] = ObjectId()  # past frozen and validate_assignment: the type is right
+        model.__pydantic_fields_set__.add(self.identity.name)
+
+    def _compute(self, model: Model, field: StoredField) -> Any:
+        try:
+            value = getattr(model, field.name)
+        except Exception as error:  # noqa: BLE001 - a user's property may raise anything, with a value in its message
+            problem = f"computed, raised {type(error).__name__}"
+        else:
+            try:
+                field.node.check(value)
+            except Misfit as misfit:
+                raise misfit.inside(f".{field.name}") from None
+            return field.node.projected(value)
+        raise Misfit(problem).inside(f".{field.name}")
+
+    def _refused_extra(self, model: Model) -> str | None:
+        clash = (model.__pydantic_extra__ or {}).keys() & self._stored_names
+        return f"an extra value has the stored name of a queryable field: {min(clash)}" if clash else None
+
+
+_JSON_SPACE: Final = b" \t\n\r"
+
+
+def payload_object(payload: bytes) -> dict[str, Any]:
+    """A payload as plain JSON values. Raise `PayloadError` unless it is one object in UTF-8 without a name twice."""
+    try:
+        content = pydantic_core.from_json(payload, catch_duplicate_keys=True)
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        raise PayloadError("the document is genuine, but its payload is not one JSON object with unique names")
+    return content
+
+
+def _object_id_as_text(value: object) -> str:
+    if isinstance(value, ObjectId):
+        return str(value)
+    raise TypeError
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Reading markers.
+
+
+def _markers_of_fields(model: type[BaseModel]) -> dict[str, Marker]:
+    """The marker of each field that has one, computed fields included. Refuses markers that would have no effect."""
+    markers: dict[str, Marker] = {}
+    for name, info in model.model_fields.items():
+        where = f"{model.__name__}.{name}"
+        if isinstance(info.default, Marker) or info.default in (Queryable, Sensitive):
+            raise SchemaError(f"{where}: the marker stands as the default value. Write {name}: Annotated[…, {_named(info.default)}]")
+        found = _markers_in(info.metadata, where)
+        queryable = isinstance(found, Queryable)
+        _refuse_lost(info.annotation, where, clear=queryable, seen=set())
+        if found is None:
+            _refuse_redeclared(model, name, where)
+        else:
+            markers[name] = found
+    for name, computed in model.model_computed_fields.items():
+        where = f"{model.__name__}.{name}"
+        found = _markers_in(_annotated(computed), where)
+        if isinstance(found, Sensitive):
+            raise SchemaError(f"{where}: a computed field is not stored unless it is Queryable, so Sensitive has no effect")
+        if found is not None:
+            markers[name] = found
+    return markers
+
+
+def _annotated(computed: ComputedFieldInfo) -> Iterable[Any]:
+    return get_args(computed.return_type)[1:] if get_origin(computed.return_type) is Annotated else ()
+
+
+def _markers_in(metadata: Iterable[Any], where: str) -> Marker | None:
+    """The one marker of an ``Annotated``, bare or called."""
+    found = [each() if each in (Queryable, Sensitive) else each for each in metadata if _is_marker(each)]
+    if len(found) > 1:
+        raise SchemaError(f"{where}: more than one marker. A field is Sensitive or Queryable, once")
+    return found[0] if found else None
+
+
+def _is_marker(each: object) -> bool:
+    return isinstance(each, Marker) or each is Queryable or each is Sensitive
+
+
+def _named(marker: object) -> str:
+    return f"{(marker if isinstance(marker, type) else type(marker)).__name__}()"
+
+
+def _refuse_lost(annotation: Any, where: str, *, clear: bool, seen: set[int]) -> None:
+    """Refuse a marker below the top of an annotation, where pydantic does not pass it on to the field."""
+    for marker, place in _inner_markers(annotation, seen):
+        if isinstance(marker, Queryable) or marker is Queryable or clear or place is None:
+            where_it_is = "inside the type" if place is None else f"on {place}"
+            raise SchemaError(
+                f"{where}: the marker {_named(marker)} {where_it_is} has no effect. It belongs at the top of the field: "
+                f"Annotated[<the whole type>, {_named(marker)}]. A field is sensitive or in the clear as a whole"
+            )
+
+
+def _inner_markers(annotation: Any, seen: set[int]) -> Iterator[tuple[Any, str | None]]:
+    """Markers inside an annotation, each with the field of the nested class that it stands on, if any."""
+    if id(annotation) in seen:
+        return
+    seen.add(id(annotation))
+    if isinstance(annotation, _ALIAS_TYPES):
+        yield from _inner_markers(annotation.__value__, seen)
+        return
+    if get_origin(annotation) is Annotated:
+        yield from ((each, None) for each in annotation.__metadata__ if _is_marker(each))
+    for argument in (get_origin(annotation), *get_args(annotation)):
+        if argument is not None:
+            yield from _inner_markers(argument, seen)
+    if isinstance(annotation, type):
+        for name, hint in _fields_of(annotation).items():
+            marked = [each for each in hint.metadata if _is_marker(each)] if isinstance(hint, FieldInfo) else []
+            yield from ((each, f"{annotation.__name__}.{name}") for each in marked)
+            inner = hint.annotation if isinstance(hint, FieldInfo) else hint
+            yield from ((each, place or f"{annotation.__name__}.{name}") for each, place in _inner_markers(inner, seen))
+
+
+def _fields_of(cls: type) -> Mapping[str, Any]:
+    """The annotated fields of a nested model, dataclass, TypedDict or named tuple."""
+    if issubclass(cls, BaseModel):
+        return cls.model_fields
+    if dataclasses.is_dataclass(cls) or typing_extensions.is_typeddict(cls) or hasattr(cls, "_fields"):
+        try:
+            return typing.get_type_hints(cls, include_extras=True)
+        except NameError:  # pydantic has resolved its names from a scope that is gone; markers are looked for, not types
+            return {}
+    return {}
+
+
+_ALIAS_TYPES: Final = tuple({typing_extensions.TypeAliasType, getattr(typing, "TypeAliasType", typing_extensions.TypeAliasType)})
+
+
+def _refuse_redeclared(model: type[BaseModel], name: str, where: str) -> None:
+    for base in model.__mro__[1:]:
+        if issubclass(base, BaseModel) and name in base.model_fields:
+            marker = _markers_in(base.model_fields[name].metadata, where)
+            if marker is not None and marker != Sensitive():
+                raise SchemaError(
+                    f"{where}: declared again without the marker {_named(marker)} that it has in {base.__name__}. "
+                    "Repeat the marker, or write Sensitive() if it shall be encrypted"
+                )
+
+
+def _codec_of(model: type[BaseModel], name: str, marker: Marker) -> tuple[Callable[[Any], Any], Callable[[Any], Any]] | None:
+    if isinstance(marker, Queryable) or (marker.dump is None and marker.load is None):
+        return None
+    if marker.dump is None or marker.load is None:
+        raise SchemaError(f"{model.__name__}.{name}: Sensitive takes dump= and load= together")
+    return marker.dump, marker.load
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What stands in the clear.
+
+
+def _stored_fields(model: type[Model], plan: Plan[Model], markers: Mapping[str, Marker]) -> Iterator[StoredField]:
+    identity = _identity(model)
+    marker = markers.get(identity)
+    where = f"{model.__name__}.{identity}"
+    if isinstance(marker, Sensitive):
+        raise SchemaError(f"{where}: the id is the document's _id, which stands in the clear. Use another field for what is sensitive")
+    if isinstance(marker, Queryable) and marker.name not in (None, "_id"):
+        raise SchemaError(f"{where}: the id is stored as _id")
+    yield StoredField(identity, "_id", _clear(plan.fields[identity], where, identity=True))
+    for name, marker in markers.items():
+        if name == identity or not isinstance(marker, Queryable):
+            continue
+        where = f"{model.__name__}.{name}"
+        stored = name if marker.name is None else marker.name
+        if stored in RESERVED:
+            raise SchemaError(f"{where}: the stored name {stored!r} belongs to the envelope. Write Queryable(name=…)")
+        if not stored or stored.startswith("$") or "." in stored or "\0" in stored:
+            raise SchemaError(f"{where}: {stored!r} cannot be a stored name: not empty, no leading $, no dot, no NUL")
+        computed = name in plan.computed
+        node = plan.computed[name] if computed else plan.fields[name]
+        yield StoredField(name, stored, _clear(node, where), computed=computed, index=marker.index)
+
+
+def _identity(model: type[BaseModel]) -> str:
+    """The name of the field that is the ``_id``: ``id``, or the one whose alias is ``_id``."""
+    found = [name for name, info in model.model_fields.items() if name == "id" or "_id" in _aliases(info)]
+    if not found:
+        raise SchemaError(f"{model.__name__}: no id. Add one, such as: id: UUID = Field(default_factory=uuid4)")
+    if len(found) > 1:
+        raise SchemaError(f"{model.__name__}: two ids, {found[0]} and {found[1]}: both would be the document's _id")
+    return found[0]
+
+
+def _aliases(info: FieldInfo) -> set[object]:
+    choices = info.validation_alias.choices if isinstance(info.validation_alias, AliasChoices) else [info.validation_alias]
+    return {info.alias, info.serialization_alias, *(each for each in choices if isinstance(each, str))}
+
+
+def _clear(node: Node, where: str, *, identity: bool = False) -> Node:
+    """The node of a field in the clear, or `SchemaError` if it cannot stand there."""
+    if node.opaque is not None:
+        raise SchemaError(f"{where}: cannot stand in the clear: {node.opaque}")
+    if identity and "array" in node.kinds:
+        raise SchemaError(f"{where}: MongoDB has no arrays as _id")
+    if identity and "null" in node.kinds and ObjectId not in node.types:
+        raise SchemaError(f"{where}: an id that may be None. Give it a default_factory, or make it ObjectId | None")
+    return node
+
+
+def _refuse_clashes(model: type[BaseModel], stored: list[StoredField], sensitive: frozenset[str]) -> None:
+    """Names of the payload and of the metadata never meet, but for the exact value of one field."""
+    taken: dict[str, str] = {}
+    in_payload = sensitive | {field.name for field in stored if not field.computed and not field.spliced}
+    for field in stored:
+        where = f"{model.__name__}.{field.name}"
+        if (other := taken.setdefault(field.stored, field.name)) != field.name:
+            raise SchemaError(f"{where}: stored as {field.stored!r}, as is {other}")
+        if field.stored != field.name and field.stored in in_payload:
+            raise SchemaError(f"{where}: stored as {field.stored!r}, which is the name of another field. Choose another name")

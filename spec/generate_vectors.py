@@ -1,0 +1,1528 @@
+"""Write ``vectors/*.json`` and the worked example of ``envelope-v1.md`` from ``reference.py``, always the same bytes.
+
+``--check`` writes nothing: it prints one line for each difference and exits with 1 if there is one. Every vector is run
+through the reference when it is made, and a reject vector is also compared with the good document that it comes from.
+"""
+
+from __future__ import annotations
+
+import datetime
+import difflib
+import hmac
+import json
+import re
+import sys
+import unicodedata
+import uuid
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import reference
+from bson import json_util
+from bson.binary import Binary, UuidRepresentation
+from bson.code import Code
+from bson.decimal128 import Decimal128
+from bson.int64 import Int64
+from bson.max_key import MaxKey
+from bson.min_key import MinKey
+from bson.objectid import ObjectId
+from bson.regex import Regex
+from bson.timestamp import Timestamp
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from reference import Fields
+
+HERE = Path(__file__).resolve().parent
+JSON_OPTIONS = json_util.JSONOptions(
+    json_mode=json_util.JSONMode.CANONICAL,
+    uuid_representation=UuidRepresentation.STANDARD,
+    tz_aware=True,
+    tzinfo=datetime.UTC,
+)
+
+KEY = bytes(range(32))
+OTHER_KEY = bytes(range(32, 64))
+KID = "k1"
+CONTEXT = "customers"
+IV = bytes(range(0xF0, 0x100))
+OTHER_IV = bytes(range(0xA0, 0xB0))
+
+
+def extended(value: Any) -> Any:
+    """MongoDB extended JSON, canonical form."""
+    return json.loads(json_util.dumps(value, json_options=JSON_OPTIONS))
+
+
+def from_extended(value: Any) -> Any:
+    """The other way."""
+    return json_util.loads(json.dumps(value), json_options=JSON_OPTIONS)
+
+
+def same(a: Fields, b: Fields) -> bool:
+    """Whether two sets of fields are equal in every value and type; the order at the top does not count."""
+    return a.keys() == b.keys() and all(json.dumps(extended(a[name])) == json.dumps(extended(b[name])) for name in a)
+
+
+def increments(iv: bytes, count: int) -> list[bytes]:
+    """The counter blocks of section 3.4, by arithmetic."""
+    start = int.from_bytes(iv, "big")
+    return [((start + i) % 2**128).to_bytes(16, "big") for i in range(count)]
+
+
+def ctr_by_hand(key: bytes, counters: list[bytes], data: bytes) -> bytes:
+    """CTR from single AES blocks, so that the counter is ours and not a library's."""
+    keystream = Cipher(algorithms.AES(key), modes.ECB()).encryptor().update(b"".join(counters))
+    return bytes(a ^ b for a, b in zip(data, keystream, strict=False))
+
+
+# --- documents as lists of elements ---------------------------------------------------------------------------------
+
+
+def el(kind: int, name: str | bytes, value: bytes) -> bytes:
+    """One element, as raw as it gets."""
+    return bytes([kind]) + (name.encode() if isinstance(name, str) else name) + b"\0" + value
+
+
+def i32(number: int) -> bytes:
+    """Encode an int32."""
+    return number.to_bytes(4, "little", signed=True)
+
+
+def string(text: bytes | str) -> bytes:
+    """Encode the value of a string element."""
+    encoded = text.encode() if isinstance(text, str) else text
+    return i32(len(encoded) + 1) + encoded + b"\0"
+
+
+def binary(data: bytes, subtype: int = 0) -> bytes:
+    """Encode the value of a binary element."""
+    return i32(len(data)) + bytes([subtype]) + data
+
+
+def document(*elements: bytes) -> bytes:
+    """Encode elements as a document; also the value of a document or array element."""
+    body = b"".join(elements)
+    return i32(len(body) + 5) + body + b"\0"
+
+
+def split(raw: bytes) -> dict[str, bytes]:
+    """Split a good document into its elements, ``hmac`` included."""
+    return {name.decode(): element for name, element in reference.walk(raw[4:-1])}
+
+
+def swapped(raw: bytes, name: str, *replacement: bytes) -> bytes:
+    """Put other elements (or none) where one element was; nothing else moves."""
+    return document(*(part for n, e in split(raw).items() for part in (replacement if n == name else (e,))))
+
+
+def with_value(raw: bytes, name: str, value: bytes, kind: int | None = None) -> bytes:
+    """Give one element another value, and perhaps another type."""
+    return swapped(raw, name, el(split(raw)[name][0] if kind is None else kind, name, value))
+
+
+def added(raw: bytes, *new: bytes) -> bytes:
+    """Add elements in front of the one that ends the document; the reader puts them in order."""
+    elements = split(raw)
+    last = elements.pop("hmac")
+    return document(*elements.values(), *new, last)
+
+
+def sealed_again(raw: bytes, key: bytes = KEY, context: str = CONTEXT) -> bytes:
+    """Compute the tag anew: what only a holder of the key can make."""
+    return reference.assemble(reference.walk(raw[4:-44]), key=key, context=context)
+
+
+def value_at(raw: bytes, name: str) -> int:
+    """Where the value of a top-level element starts."""
+    element = split(raw)[name]
+    return raw.index(element) + len(element) - len(reference.value_of(element))
+
+
+def flipped(raw: bytes, at: int, bit: int = 0) -> bytes:
+    """Flip one bit."""
+    return raw[:at] + bytes([raw[at] ^ (1 << bit)]) + raw[at + 1 :]
+
+
+def patched(raw: bytes, at: int, new: bytes) -> bytes:
+    """Overwrite bytes; the length stays."""
+    return raw[:at] + new + raw[at + len(new) :]
+
+
+# --- seal -----------------------------------------------------------------------------------------------------------
+
+OID = ObjectId("65a1b2c3d4e5f60718293a4b")
+WHEN = datetime.datetime(2024, 2, 29, 12, 34, 56, 789000, tzinfo=datetime.UTC)
+BIDX = bytes(range(0x40, 0x60))
+
+
+class Seal(NamedTuple):
+    """The arguments of one call of ``seal``."""
+
+    name: str
+    metadata: Fields
+    payload: str
+    iv: bytes = IV
+    kid: str = KID
+    context: str = CONTEXT
+    key: bytes = KEY
+    idx: Fields | None = None
+
+    def run(self) -> bytes:
+        """Seal."""
+        return reference.seal(
+            from_extended(extended(self.metadata)),
+            self.payload.encode(),
+            key=self.key,
+            kid=self.kid,
+            context=self.context,
+            iv=self.iv,
+            idx=self.idx,
+        )
+
+    def arguments(self) -> dict[str, Any]:
+        """Give the arguments as they stand in the file."""
+        arguments = {
+            "name": self.name,
+            "metadata": extended(self.metadata),
+            "payload": self.payload,
+            "key": self.key.hex(),
+            "kid": self.kid,
+            "context": self.context,
+            "iv": self.iv.hex(),
+        }
+        return arguments if self.idx is None else arguments | {"idx": extended(self.idx)}
+
+
+EXAMPLE = Seal("worked example of the specification", {"tenant": "acme", "_id": 7}, '{"name": "Ada Lovelace"}')
+LONG_TEXT = json.dumps({"notes": "The quick brown fox jumps over the lazy dog. " * 12})
+
+SEAL = [
+    EXAMPLE,
+    Seal("empty payload object, no metadata but _id", {"_id": OID}, "{}"),
+    Seal(
+        "every BSON type",
+        {
+            "_id": OID,
+            "double": 1.5,
+            "string": "text",
+            "document": {"b": 1, "a": {"z": None, "y": []}},
+            "array": [1, "two", 3.0, [4], {"five": 5}],
+            "binary": b"\x00\x01\xfe\xff",
+            "object_id": ObjectId("000000000000000000000000"),
+            "true": True,
+            "false": False,
+            "date": WHEN,
+            "null": None,
+            "regex": Regex("^a.b$", "im"),
+            "code": Code("function () {}"),
+            "scoped_code": Code("function () {}", {"a": 1}),
+            "int32": 42,
+            "timestamp": Timestamp(1700000000, 7),
+            "int64": Int64(42),
+            "decimal128": Decimal128("42"),
+            "min_key": MinKey(),
+            "max_key": MaxKey(),
+        },
+        '{"email":"ada@example.com"}',
+    ),
+    Seal(
+        "numbers at their limits",
+        {
+            "_id": Int64(-(2**63)),
+            "i32max": 2**31 - 1,
+            "i32min": -(2**31),
+            "i64max": Int64(2**63 - 1),
+            "i64small": Int64(0),
+            "zero": 0.0,
+            "minus_zero": -0.0,
+            "nan": float("nan"),
+            "inf": float("inf"),
+            "minus_inf": float("-inf"),
+            "tiny": 5e-324,
+            "dec": Decimal128("1.00"),
+            "dec_nan": Decimal128("NaN"),
+            "dec_min": Decimal128("-9.999999999999999999999999999999999E+6144"),
+        },
+        '{"n":123456789012345678901234567890,"x":[NaN,Infinity,-Infinity,-0.0,5e-324]}',
+    ),
+    Seal("_id a UUID, binary subtype 4", {"_id": uuid.UUID("00112233-4455-6677-8899-aabbccddeeff")}, '{"a":1}'),
+    Seal("_id a string", {"_id": "customer/1", "tenant": "acme"}, '{"a":1}'),
+    Seal("_id a document", {"_id": {"tenant": "acme", "n": 1}, "a": 0}, '{"a":1}'),
+    Seal(
+        "binary subtypes",
+        {
+            "_id": 1,
+            "empty": b"",
+            "old": Binary(b"old", 2),
+            "uuid": Binary(bytes(range(16)), 4),
+            "md5": Binary(bytes(16), 5),
+            "user": Binary(b"x", 0x80),
+        },
+        '{"a":1}',
+    ),
+    Seal("dates before 1970 and null", {"_id": 1, "d": WHEN.replace(year=1896), "e": None}, '{"a":null}'),
+    Seal(
+        "names around those of the envelope",
+        {
+            "zip": 1,
+            "hmad": 2,
+            "hma": 3,
+            "hmac2": 4,
+            "idy": 5,
+            "idx2": 6,
+            "V": 7,
+            "v2": 8,
+            "kie": 9,
+            "kidd": 10,
+            "ki": 11,
+            "ivy": 12,
+            "iu": 13,
+            "datb": 14,
+            "dat": 15,
+            "_ie": 16,
+            "_": 17,
+            "A": 18,
+            "a": 19,
+            "0": 20,
+            "_id": 0,
+        },
+        '{"a":1}',
+        idx={"kid": "x1", "email": BIDX},
+    ),
+    Seal(
+        "names in order of UTF-8 bytes, which is not that of UTF-16",
+        {"\U0001f600": 1, "\uff5e": 2, "é": 3, "e\u0301": 4, "zz": 5, "Ω": 6, "\x7f": 7, " ": 8, "_id": 0},
+        '{"a":1}',
+    ),
+    Seal(
+        "unicode in the payload and in the metadata",
+        {"_id": "Ångström", "city": "Zürich", "nul": "a\0b", "smile": "\U0001f600"},
+        '{"name":"Ünïcödé \U0001f600","日本":"\u2028\\u0041\\ud83d\\ude00","nul":"\\u0000"}',
+    ),
+    Seal("padded payload", {"_id": 1}, '{"a":1}'.ljust(64)),
+    Seal("payload of one block", {"_id": 1}, '{"a":"12345678"}'),
+    Seal("payload of many blocks, the counter carries", {"_id": 1}, LONG_TEXT, iv=bytes(15) + b"\xfd"),
+    Seal("the counter wraps: iv is all ones", {"_id": 1}, LONG_TEXT, iv=b"\xff" * 16),
+    Seal("the low 32 bits of the counter carry into the others", {"_id": 1}, LONG_TEXT, iv=bytes(12) + b"\xff" * 4),
+    Seal("the low 64 bits of the counter carry into the others", {"_id": 1}, LONG_TEXT, iv=bytes(8) + b"\xff" * 8),
+    Seal("iv is all zeros", {"_id": 1}, LONG_TEXT, iv=bytes(16)),
+    Seal("idx with one value", {"_id": 1}, '{"a":1}', idx={"kid": "x1", "email": BIDX}),
+    Seal(
+        "idx with several values",
+        {"_id": 1, "tenant": "acme"},
+        '{"a":1}',
+        idx={"kid": "x1", "email": [BIDX, BIDX[:16]], "none": [], "phone": BIDX[:8]},
+    ),
+    Seal("idx with a kid alone", {"_id": 1}, '{"a":1}', idx={"kid": "x1"}),
+    Seal(
+        "kid of 64 characters",
+        {"_id": 1},
+        '{"a":1}',
+        kid="ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789.-",
+    ),
+    Seal("kid of one character", {"_id": 1}, '{"a":1}', kid="_"),
+    Seal("context of 255 bytes", {"_id": 1}, '{"a":1}', context="é" * 127 + "x"),
+    Seal("context of one byte", {"_id": 1}, '{"a":1}', context="c"),
+    Seal("context of the key store", {"_id": "k1", "state": "active"}, '{"a":1}', context="mongo_envelope/keys/main"),
+    Seal(
+        "reserved names in the payload",
+        {"_id": 1},
+        '{"_id":1,"v":2,"kid":3,"iv":4,"data":5,"hmac":6,"idx":7,"$a.b":8,"":9}',
+    ),
+    Seal("a name in both: the payload has the exact value", {"_id": 1, "price": 9.5}, '{"price":"9.50"}'),
+    Seal("nested names are free", {"_id": 1, "n": {"v": 1, "hmac": b"", "_id": 2, "a": Timestamp(0, 0)}}, '{"a":1}'),
+    Seal("another key", {"_id": 1}, '{"a":1}', key=OTHER_KEY),
+]
+
+_ONE = Seal("", {"_id": 1}, '{"a":1}')
+REFUSED = [
+    *(
+        _ONE._replace(name=f"reserved name {n}", metadata={"_id": 1, n: 1})
+        for n in ("v", "kid", "iv", "data", "hmac", "idx")
+    ),
+    _ONE._replace(name="no _id", metadata={"a": 1}),
+    _ONE._replace(name="empty name", metadata={"_id": 1, "": 1}),
+    _ONE._replace(name="name starts with $", metadata={"_id": 1, "$a": 1}),
+    _ONE._replace(name="name contains a dot", metadata={"_id": 1, "a.b": 1}),
+    _ONE._replace(name="name contains NUL", metadata={"_id": 1, "a\0b": 1}),
+    _ONE._replace(name="Timestamp(0, 0) at the top", metadata={"_id": 1, "t": Timestamp(0, 0)}),
+    _ONE._replace(name="Timestamp(0, 0) as _id", metadata={"_id": Timestamp(0, 0)}),
+    _ONE._replace(name="empty kid", kid=""),
+    _ONE._replace(name="kid of 65 characters", kid="k" * 65),
+    _ONE._replace(name="kid with a slash", kid="k/1"),
+    _ONE._replace(name="kid with a newline at its end", kid="k1\n"),
+    _ONE._replace(name="kid with a letter outside ASCII", kid="ké"),
+    _ONE._replace(name="empty context", context=""),
+    _ONE._replace(name="context of 256 bytes", context="c" * 256),
+    _ONE._replace(name="context of 129 characters and 256 bytes", context="cc" + "é" * 127),
+    _ONE._replace(name="key of 31 bytes", key=KEY[:31]),
+    _ONE._replace(name="key of 16 bytes", key=KEY[:16]),
+    _ONE._replace(name="iv of 15 bytes", iv=IV[:15]),
+    _ONE._replace(name="idx without kid", idx={"email": BIDX}),
+    _ONE._replace(name="idx with an ill-formed kid", idx={"kid": "x 1", "email": BIDX}),
+    _ONE._replace(name="idx value a string", idx={"kid": "x1", "email": "abc"}),
+    _ONE._replace(name="idx value of subtype 5", idx={"kid": "x1", "email": Binary(bytes(16), 5)}),
+    _ONE._replace(name="idx value an array with a string", idx={"kid": "x1", "email": [BIDX, "abc"]}),
+]
+
+
+def seal_vectors() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Inputs with the one document that is right, and inputs that a sealer refuses."""
+    cases = []
+    for case in SEAL:
+        raw = case.run()
+        metadata, payload = reference.open(raw, keys={case.kid: case.key}, context=case.context)
+        demand(same(metadata, case.metadata), f"seal: {case.name}: metadata survives")
+        demand(repr(payload) == repr(json.loads(case.payload)), f"seal: {case.name}: payload survives")
+        by_hand = ctr_by_hand(
+            reference.derive(case.key, "encrypt", case.context),
+            increments(case.iv, -(-len(case.payload.encode()) // 16)),
+            case.payload.encode(),
+        )
+        demand(reference.value_of(split(raw)["data"])[5:] == by_hand, f"seal: {case.name}: CTR by hand")
+        cases.append(case.arguments() | {"document": raw.hex()})
+    for case in REFUSED:
+        try:
+            case.run()
+        except ValueError:
+            continue
+        demand(False, f"refused: {case.name}: was sealed")
+    return cases, [case.arguments() for case in REFUSED]
+
+
+# --- open -----------------------------------------------------------------------------------------------------------
+
+BASE = Seal(
+    "base",
+    {
+        "_id": OID,
+        "at": WHEN,
+        "blob": bytes(range(16)),
+        "flag": True,
+        "list": ["a", "b"],
+        "n": 5,
+        "none": None,
+        "place": {"city": "Bern", "zip": 3000},
+        "ref": ObjectId("65a1b2c3d4e5f60718293a4c"),
+        "s": "5",
+        "x": 5.0,
+        "zero": 0.0,
+    },
+    '{"email":"ada@example.com","name":"Ada Lovelace"}',
+    idx={"kid": "x1", "email": BIDX, "tags": [BIDX[:16], BIDX[16:]]},
+)
+NO_IDX = BASE._replace(name="base without idx", idx=None)
+OTHER_ID = BASE._replace(
+    name="another document of the collection", metadata=BASE.metadata | {"_id": ObjectId(bytes(12))}, iv=OTHER_IV
+)
+
+ACCENTED = Seal("context with a letter that has two forms", {"_id": 1}, '{"a":1}', context="cl\u00e9s")
+
+
+class Good(NamedTuple):
+    """A document that must open."""
+
+    document: bytes
+    metadata: Any  # canonical extended JSON
+    payload: str
+    keys: dict[str, bytes]
+    context: str = CONTEXT
+
+
+def good_documents() -> dict[str, Good]:
+    """Every document that must open, by name."""
+    keys = {KID: KEY}
+
+    def good(case: Seal) -> Good:
+        return Good(case.run(), extended(case.metadata), case.payload, {case.kid: case.key}, case.context)
+
+    base = good(BASE)
+    elements = split(base.document)
+    tag = elements["hmac"]
+    before = [element for name, element in elements.items() if name != "hmac"]
+    also = ("every BSON type", "names around", "names in order", "the counter wraps", "padded", "a name in both")
+    cases = {case.name: good(case) for case in (BASE, NO_IDX, OTHER_ID, ACCENTED)}
+    cases |= {case.name: good(case) for case in SEAL if case.name.startswith(also)}
+    cases["several keys in the ring"] = base._replace(keys={"k0": OTHER_KEY, KID: KEY, "k2": OTHER_KEY})
+
+    def rearranged(name: str, order: list[bytes]) -> None:
+        cases[name] = base._replace(document=document(*order, tag))
+
+    rearranged("out of order: reversed", before[::-1])
+    rearranged("out of order: _id last", [*before[1:], before[0]])
+    rearranged("out of order: two neighbours exchanged", [before[0], before[2], before[1], *before[3:]])
+    rearranged(
+        "out of order: as a dict is often built, envelope last",
+        sorted(before, key=lambda e: e[1:4] in (b"dat", b"iv\0", b"kid", b"idx", b"v\0\1")),
+    )
+    rearranged("out of order: as the length of the names", sorted(before, key=lambda e: e.index(0, 1)))
+    shuffled = Seal("", {"_id": 1, "\U0001f600": 1, "\uff5e": 2, "é": 3}, '{"a":1}')
+    parts = split(shuffled.run())
+    by_utf16 = sorted(parts, key=lambda n: (n == "hmac", n != "_id", n.encode("utf-16-be")))
+    cases["out of order: in order of UTF-16"] = good(shuffled)._replace(
+        document=document(*(parts[n] for n in by_utf16))
+    )
+
+    plain = Seal("", {"_id": 1}, "{}")
+    for name, payload in {
+        "payload: trailing spaces": '{"a":1}     ',
+        "payload: all kinds of JSON whitespace": ' \t\r\n{ "a" :\t[ 1 , 2 ]\r\n} \t\r\n',
+        "payload: NaN, Infinity, -Infinity": '{"a":NaN,"b":[Infinity,-Infinity]}',
+        "payload: escapes": '{"\\u0061\\/":"\\ud83d\\ude00\\b\\f\\n\\r\\t\\"\\\\"}',
+        "payload: the same name in two objects": '{"a":{"a":{"a":1}},"b":{"a":2}}',
+        "payload: empty name": '{"":0}',
+        "payload: large integer": '{"n":-170141183460469231731687303715884105729}',
+        "payload: U+FEFF inside a string": '{"a":"\ufeff"}',
+    }.items():
+        cases[name] = good(plain._replace(payload=payload))
+
+    def by_hand(name: str, metadata: Any, *new: bytes, without: str = "") -> None:
+        raw = added(plain._replace(payload='{"a":1}').run(), *new)
+        raw = swapped(raw, without) if without else raw
+        cases[name] = Good(sealed_again(raw), metadata, '{"a":1}', keys)
+
+    one = extended({"_id": 1})
+    by_hand("symbol", one | {"s": {"$symbol": "x"}}, el(0x0E, "s", string("x")))
+    by_hand("undefined", one | {"u": {"$undefined": True}}, el(0x06, "u", b""))
+    pointer = {"$dbPointer": {"$ref": "c", "$id": extended(OID)}}
+    by_hand("DBPointer", one | {"p": pointer}, el(0x0C, "p", string("c") + OID.binary))
+    by_hand(
+        "Timestamp(0, 0): readers do not repeat the refusals of sealers",
+        one | {"t": extended(Timestamp(0, 0))},
+        el(0x11, "t", bytes(8)),
+    )
+    by_hand(
+        "a name with a dot: readers do not repeat the refusals of sealers",
+        one | {"a.b": extended(1)},
+        el(0x10, "a.b", i32(1)),
+    )
+    by_hand(
+        "idx: kid is not its first element",
+        one,
+        el(3, "idx", document(el(5, "e", binary(BIDX)), el(2, "kid", string("x1")))),
+    )
+    by_hand(
+        "idx: empty binary and empty array",
+        one,
+        el(3, "idx", document(el(2, "kid", string("x1")), el(5, "e", binary(b"")), el(4, "f", document()))),
+    )
+    return cases
+
+
+def open_vectors() -> list[dict[str, Any]]:
+    """Documents with what is in them."""
+    cases = []
+    for name, case in good_documents().items():
+        metadata, payload = reference.open(case.document, keys=case.keys, context=case.context)
+        demand(same(metadata, from_extended(case.metadata)), f"open: {name}: metadata")
+        demand(repr(payload) == repr(json.loads(case.payload)), f"open: {name}: payload")
+        keys = {kid: key.hex() for kid, key in case.keys.items()}
+        cases.append(
+            {
+                "name": name,
+                "document": case.document.hex(),
+                "keys": keys,
+                "context": case.context,
+                "metadata": case.metadata,
+                "payload": case.payload,
+            }
+        )
+    return cases
+
+
+# --- reject ---------------------------------------------------------------------------------------------------------
+
+MALFORMED, VERSION, UNKNOWN, INTEGRITY, PAYLOAD = (
+    "MalformedEnvelopeError",
+    "UnsupportedVersionError",
+    "UnknownKeyError",
+    "IntegrityError",
+    "PayloadError",
+)
+
+
+class Reject(NamedTuple):
+    """A case that must fail, and how."""
+
+    error: str
+    document: bytes
+    keys: dict[str, bytes]
+    context: str
+    base: str
+    changes: int  # elements that differ from the base, ``hmac`` not counted; -1: cannot be walked, or not compared
+
+
+class Rejects:
+    """Collect reject vectors made from one good document."""
+
+    def __init__(self) -> None:
+        self.good = good_documents()
+        self.cases: dict[str, Reject] = {}
+
+    def add(self, error: str, name: str, raw: bytes, base: str = "base", changes: int = 1, **other: Any) -> None:
+        """Add a case: another document, or with ``other`` the same document under other keys or in another context."""
+        demand(name not in self.cases, f"reject: {name}: the name occurs twice")
+        good = self.good[base]
+        self.cases[name] = Reject(
+            error, raw, other.get("keys", good.keys), other.get("context", good.context), base, changes
+        )
+
+
+def flips(rejects: Rejects, raw: bytes) -> None:
+    """One flipped bit, in each part."""
+    add = rejects.add
+    add(MALFORMED, "bit flip: length", flipped(raw, 0), changes=-1)
+    add(MALFORMED, "bit flip: sign of the length", flipped(raw, 3, 7), changes=-1)
+    add(INTEGRITY, "bit flip: _id", flipped(raw, value_at(raw, "_id")))
+    add(INTEGRITY, "bit flip: last byte of _id", flipped(raw, value_at(raw, "_id") + 11))
+    add(INTEGRITY, "bit flip: name of _id", flipped(raw, raw.index(b"\x07_id") + 3), changes=2)
+    for name, where in {
+        "at": 0,
+        "blob": 5,
+        "flag": 0,
+        "list": 11,
+        "n": 0,
+        "place": 14,
+        "ref": 0,
+        "s": 4,
+        "x": 0,
+        "zero": 7,
+    }.items():
+        add(INTEGRITY, f"bit flip: metadata {name}", flipped(raw, value_at(raw, name) + where))
+    add(INTEGRITY, "bit flip: subtype of metadata blob", flipped(raw, value_at(raw, "blob") + 4))
+    add(INTEGRITY, "bit flip: name of metadata none", flipped(raw, raw.index(b"\x0anone") + 1), changes=2)
+    add(INTEGRITY, "bit flip: type of metadata x, double to timestamp", flipped(raw, raw.index(b"\x01x\0"), 4))
+    add(INTEGRITY, "bit flip: zero at the end of metadata s", flipped(raw, value_at(raw, "s") + 5))
+    add(INTEGRITY, "bit flip: zero at the end of metadata place", flipped(raw, raw.index(b"\x07ref\0") - 1))
+    add(INTEGRITY, "bit flip: first byte of data", flipped(raw, value_at(raw, "data") + 5))
+    add(INTEGRITY, "bit flip: last byte of data", flipped(raw, raw.index(b"\x08flag") - 1))
+    add(INTEGRITY, "bit flip: subtype of data", flipped(raw, value_at(raw, "data") + 4))
+    add(INTEGRITY, "bit flip: name of data", flipped(raw, raw.index(b"\x05data") + 4), changes=2)
+    add(INTEGRITY, "bit flip: first byte of iv", flipped(raw, value_at(raw, "iv") + 5))
+    add(INTEGRITY, "bit flip: last byte of iv", flipped(raw, value_at(raw, "iv") + 20, 7))
+    add(INTEGRITY, "bit flip: name of iv", flipped(raw, raw.index(b"\x05iv\0") + 2), changes=2)
+    add(INTEGRITY, "bit flip: idx.kid", flipped(raw, raw.index(b"x1")))
+    add(INTEGRITY, "bit flip: value in idx", flipped(raw, raw.index(BIDX)))
+    add(INTEGRITY, "bit flip: second value of an array in idx", flipped(raw, raw.rindex(BIDX[16:])))
+    add(UNKNOWN, "bit flip: kid, to another good kid", flipped(raw, value_at(raw, "kid") + 5))
+    add(MALFORMED, "bit flip: kid, to a bad character", flipped(raw, value_at(raw, "kid") + 5, 4))
+    add(MALFORMED, "bit flip: zero at the end of kid", flipped(raw, value_at(raw, "kid") + 6))
+    add(MALFORMED, "bit flip: name of kid", flipped(raw, raw.index(b"\x02kid\0\x03\0\0\0k1") + 3), changes=2)
+    add(VERSION, "bit flip: lowest bit of v", flipped(raw, value_at(raw, "v")))
+    add(VERSION, "bit flip: highest bit of v", flipped(raw, value_at(raw, "v") + 3, 7))
+    add(VERSION, "bit flip: name of v", flipped(raw, value_at(raw, "v") - 2), changes=2)
+    tag = len(raw) - 33
+    add(INTEGRITY, "bit flip: first bit of the tag", flipped(raw, tag, 7), changes=0)
+    add(INTEGRITY, "bit flip: last bit of the tag", flipped(raw, len(raw) - 2), changes=0)
+    for name, at in {"type": -11, "name": -10, "zero after the name": -6, "length": -5, "subtype": -1}.items():
+        add(MALFORMED, f"bit flip: {name} of the hmac element", flipped(raw, tag + at), changes=-1)
+    add(MALFORMED, "bit flip: closing zero", flipped(raw, len(raw) - 1), changes=-1)
+
+
+def frames(rejects: Rejects, raw: bytes) -> None:
+    """Length, ends, and elements that cannot be walked."""
+    parts = split(raw)
+
+    def add(name: str, document_: bytes, changes: int = -1) -> None:
+        rejects.add(MALFORMED, name, document_, changes=changes)
+
+    add("length: empty input", b"")
+    add("length: three bytes", raw[:3])
+    add("length: the length alone", raw[:4])
+    add("length: the empty document", document())
+    add("length: the hmac element cut to 40 bytes, nothing else", i32(44) + raw[-40:])
+    add("length: one too small", i32(len(raw) - 1) + raw[4:])
+    add("length: one too large", i32(len(raw) + 1) + raw[4:])
+    add("length: zero", i32(0) + raw[4:])
+    add("length: big-endian", raw[:4][::-1] + raw[4:])
+    add("length: last byte cut off", raw[:-1])
+    add("length: last byte cut off, length corrected", i32(len(raw) - 1) + raw[4:-1])
+    add("length: a byte after the document", raw + b"\0")
+    add("length: a byte after the document, length corrected", i32(len(raw) + 1) + raw[4:] + b"\0")
+    add("length: a second document after the document", raw + raw)
+    add("end: the closing zero is another byte", raw[:-1] + b"\1")
+    add("end: tag of 31 bytes", swapped(raw, "hmac", el(5, "hmac", binary(raw[-33:-2]))))
+    add("end: tag of 33 bytes", swapped(raw, "hmac", el(5, "hmac", binary(raw[-33:-1] + b"\0"))))
+    add("end: tag of 16 bytes", swapped(raw, "hmac", el(5, "hmac", binary(raw[-33:-17]))))
+    add("end: empty tag", swapped(raw, "hmac", el(5, "hmac", binary(b""))))
+    add("end: tag of subtype 2", swapped(raw, "hmac", el(5, "hmac", binary(i32(32) + raw[-33:-1], 2))))
+    add("end: tag of subtype 128", swapped(raw, "hmac", el(5, "hmac", binary(raw[-33:-1], 0x80))))
+    add("end: tag a string", swapped(raw, "hmac", el(2, "hmac", string(raw[-33:-1].hex()))))
+    add("end: hmac is null", swapped(raw, "hmac", el(0x0A, "hmac", b"")))
+    add("end: hmac removed", swapped(raw, "hmac"))
+    add("end: hmac renamed", swapped(raw, "hmac", el(5, "mac", binary(raw[-33:-1]))))
+    add("end: hmac in capitals", swapped(raw, "hmac", el(5, "HMAC", binary(raw[-33:-1]))))
+    rest = [element for name, element in parts.items() if name != "hmac"]
+    add("end: hmac is not last but second to last", document(*rest[:-1], parts["hmac"], rest[-1]))
+    add(
+        "end: hmac is not last but at its place in the order of the names", document(*(parts[n] for n in sorted(parts)))
+    )
+    add("end: hmac is not last but first", document(parts["hmac"], *rest))
+    add("end: a field after hmac", document(*rest, parts["hmac"], el(0x10, "zz", i32(1))))
+    add("end: two hmac elements, side by side", document(*rest, parts["hmac"], parts["hmac"]), changes=0)
+    add(
+        "end: two hmac elements, the other one first",
+        document(el(5, "hmac", binary(bytes(32))), *rest, parts["hmac"]),
+        changes=0,
+    )
+    add(
+        "end: two hmac elements, the other one an int32",
+        document(*rest, el(0x10, "hmac", i32(0)), parts["hmac"]),
+        changes=0,
+    )
+    add("end: the hmac element lies inside another binary", document(*rest, el(5, "zz", binary(parts["hmac"]))))
+    add("end: the closing zero is doubled inside", i32(len(raw) + 1) + raw[4:-44] + b"\0" + raw[-44:])
+
+    def damaged(name: str, at: int, new: bytes) -> None:
+        add(name, patched(raw, at, new))
+
+    for kind in (0x00, 0x14, 0x15, 0x20, 0x80, 0xFE):
+        damaged(f"walk: unknown element type {kind:02x}", raw.index(b"\x10n\0"), bytes([kind]))
+    text = value_at(raw, "s")
+    damaged("walk: string length zero", text, i32(0))
+    damaged("walk: string length one too small", text, i32(1))
+    damaged("walk: string length one too large", text, i32(3))
+    damaged("walk: string length negative", text, i32(-1))
+    damaged("walk: string length -5, back to its own start", text, i32(-5))
+    damaged("walk: string length past the end", text, i32(len(raw)))
+    damaged("walk: string length 2^31-1", text, i32(2**31 - 1))
+    inner = value_at(raw, "place")
+    size = int.from_bytes(raw[inner : inner + 4], "little")
+    damaged("walk: nested document length one too small", inner, i32(size - 1))
+    damaged("walk: nested document length one too large", inner, i32(size + 1))
+    damaged("walk: nested document length four", inner, i32(4))
+    damaged("walk: nested document length negative", inner, i32(-size))
+    damaged("walk: nested document runs into the hmac element", inner, i32(len(raw) - 44 - inner + 1))
+    damaged("walk: nested document runs past the end", inner, i32(len(raw)))
+    listed = value_at(raw, "list")
+    damaged("walk: array length one too large", listed, i32(int.from_bytes(raw[listed : listed + 4], "little") + 1))
+    blob = value_at(raw, "blob")
+    damaged("walk: binary length one too small", blob, i32(15))
+    damaged("walk: binary length one too large", blob, i32(17))
+    damaged("walk: binary length negative", blob, i32(-1))
+    damaged("walk: binary runs past the end", blob, i32(len(raw)))
+    data = value_at(raw, "data")
+    damaged("walk: data runs past the end", data, i32(len(raw) - data))
+    idx = value_at(raw, "idx")
+    damaged("walk: idx length one too large", idx, i32(int.from_bytes(raw[idx : idx + 4], "little") + 1))
+    for name, tail in {
+        "walk: an int64 without its last byte before hmac": el(0x12, "zz", bytes(7)),
+        "walk: a decimal128 without its last byte before hmac": el(0x13, "zz", bytes(15)),
+        "walk: a name without its zero before hmac": b"\x0azz",
+        "walk: a type without a name before hmac": b"\x0a",
+        "walk: a regular expression without options before hmac": b"\x0bzz\0abc\0",
+        "walk: a regular expression without its zeros before hmac": b"\x0bzz\0abc",
+        "walk: a string without its length before hmac": b"\x02zz\0\1\0\0",
+        "walk: a code with scope of length 13 before hmac": el(0x0F, "zz", i32(13) + bytes(9)),
+        "walk: a DBPointer without its last byte before hmac": el(0x0C, "zz", string("c") + bytes(11)),
+    }.items():
+        add(name, added(raw, tail))
+    double = {
+        name: element for name, element in parts.items() if name in ("_id", "n", "s", "v", "kid", "iv", "data", "idx")
+    }
+    for name, element in double.items():
+        add(f"twice: {name}, equal", added(raw, element), changes=0)
+        add(f"twice: {name}, equal, correctly authenticated", sealed_again(added(raw, element)), changes=0)
+    add("twice: s, another value first", swapped(raw, "s", el(2, "s", string("6")), parts["s"]))
+    add("twice: s, another value last", swapped(raw, "s", parts["s"], el(2, "s", string("6"))))
+    add("twice: s, another type", swapped(raw, "s", parts["s"], el(0x0A, "s", b"")))
+    add("twice: _id, another value last", added(raw, el(7, "_id", bytes(12))))
+
+
+def versions_and_kids(rejects: Rejects, raw: bytes) -> None:
+    """Steps 2 and 3."""
+    add = rejects.add
+    for name, element in {
+        "0": el(0x10, "v", i32(0)),
+        "2": el(0x10, "v", i32(2)),
+        "-1": el(0x10, "v", i32(-1)),
+        "16777216, which is 1 in the other byte order": el(0x10, "v", i32(0x01000000)),
+        "int64 1": el(0x12, "v", i32(1) + bytes(4)),
+        "double 1.0": el(0x01, "v", b"\0\0\0\0\0\0\xf0\x3f"),
+        "decimal128 1": el(0x13, "v", Decimal128("1").bid),
+        "string 1": el(0x02, "v", string("1")),
+        "true": el(0x08, "v", b"\1"),
+        "null": el(0x0A, "v", b""),
+        "an array of int32 1": el(0x04, "v", document(el(0x10, "0", i32(1)))),
+    }.items():
+        add(VERSION, f"version: {name}", swapped(raw, "v", element))
+        if name in ("2", "int64 1", "double 1.0"):
+            add(VERSION, f"version: {name}, correctly authenticated", sealed_again(swapped(raw, "v", element)))
+    add(VERSION, "version: removed", swapped(raw, "v"))
+    add(VERSION, "version: removed, correctly authenticated", sealed_again(swapped(raw, "v")))
+    add(VERSION, "version: named V", swapped(raw, "v", el(0x10, "V", i32(1))), changes=2)
+
+    for name, kid in {
+        "another": "k2",
+        "capital": "K1",
+        "one character more": "k11",
+        "64 characters": "k" * 64,
+        "a dot": ".",
+    }.items():
+        add(UNKNOWN, f"kid: not in the ring, {name}", with_value(raw, "kid", string(kid)))
+    add(UNKNOWN, "kid: not in the ring, correctly authenticated", sealed_again(with_value(raw, "kid", string("k2"))))
+    add(UNKNOWN, "kid: the ring is empty", raw, keys={}, changes=0)
+    add(UNKNOWN, "kid: the ring has the key under another kid", raw, keys={"k2": KEY}, changes=0)
+    two = rejects.good["several keys in the ring"].document
+    add(
+        INTEGRITY,
+        "kid: of another key of the ring",
+        with_value(two, "kid", string("k2")),
+        base="several keys in the ring",
+    )
+    for name, bad in {
+        "empty": b"",
+        "65 characters": b"k" * 65,
+        "a space": b"k 1",
+        "a space at its end": b"k1 ",
+        "a newline at its end": b"k1\n",
+        "a slash": b"k/1",
+        "a NUL inside": b"k\x001",
+        "a NUL at its end": b"k1\0",
+        "a letter outside ASCII": "ké".encode(),
+        "a digit outside ASCII": "k\u0661".encode(),
+        "not UTF-8": b"k\xff",
+    }.items():
+        add(MALFORMED, f"kid: {name}", with_value(raw, "kid", string(bad)))
+    add(
+        MALFORMED, "kid: 65 characters, correctly authenticated", sealed_again(with_value(raw, "kid", string("k" * 65)))
+    )
+    for name, element in {
+        "int32": el(0x10, "kid", i32(1)),
+        "null": el(0x0A, "kid", b""),
+        "symbol": el(0x0E, "kid", string("k1")),
+        "code": el(0x0D, "kid", string("k1")),
+        "binary": el(0x05, "kid", binary(b"k1")),
+        "an array of the string": el(0x04, "kid", document(el(2, "0", string("k1")))),
+    }.items():
+        add(MALFORMED, f"kid: {name} instead of a string", swapped(raw, "kid", element))
+    add(MALFORMED, "kid: removed", swapped(raw, "kid"))
+    add(MALFORMED, "kid: removed, correctly authenticated", sealed_again(swapped(raw, "kid")))
+    add(MALFORMED, "kid: named Kid", swapped(raw, "kid", el(2, "Kid", string("k1"))), changes=2)
+
+
+def edits(rejects: Rejects, raw: bytes) -> None:
+    """Step 4: a whole and walkable document that nobody with the key has written."""
+    parts = split(raw)
+    other = split(rejects.good[OTHER_ID.name].document)
+
+    def add(name: str, document_: bytes, changes: int = 1, base: str = "base", **more: Any) -> None:
+        rejects.add(INTEGRITY, name, document_, base, changes, **more)
+
+    for name in ("_id", "n", "none", "place", "zero", "idx", "iv", "data"):
+        add(f"edit: {name} removed", swapped(raw, name))
+    for new in (
+        el(0x10, "a", i32(1)),
+        el(0x10, "zz", i32(1)),
+        el(0x0A, "nothing", b""),
+        el(2, "email", string("a@b.c")),
+    ):
+        add(f"edit: {new[1 : new.index(0)].decode()} added", added(raw, new))
+    add("edit: a field with an empty name added", added(raw, el(0x0A, "", b"")))
+    add("edit: idx added", added(rejects.good[NO_IDX.name].document, parts["idx"]), base=NO_IDX.name)
+    add("edit: s renamed to t", swapped(raw, "s", el(2, "t", string("5"))), changes=2)
+    add("edit: s renamed to S", swapped(raw, "s", el(2, "S", string("5"))), changes=2)
+    add(
+        "edit: the values of x and zero exchanged",
+        with_value(with_value(raw, "x", parts["zero"][-8:]), "zero", parts["x"][-8:]),
+        changes=2,
+    )
+    add("edit: another string", with_value(raw, "s", string("6")))
+    add("edit: another string, longer", with_value(raw, "s", string("55")))
+    add("edit: another string, NUL and more after it", with_value(raw, "s", string(b"5\0")))
+    add("edit: another _id", swapped(raw, "_id", other["_id"]))
+    add("edit: _id a string of the same digits", swapped(raw, "_id", el(2, "_id", string(str(OID)))))
+    for name in ("data", "iv", "hmac"):
+        add(f"edit: {name} of another document", swapped(raw, name, other[name]), changes=int(name != "hmac"))
+    add(
+        "edit: data and iv of another document",
+        swapped(swapped(raw, "data", other["data"]), "iv", other["iv"]),
+        changes=2,
+    )
+    add(
+        "edit: everything but _id of another document",
+        document(parts["_id"], *list(other.values())[1:]),
+        changes=1,
+        base=OTHER_ID.name,
+    )
+    add("edit: tag of all zeros", patched(raw, len(raw) - 33, bytes(32)), changes=0)
+    add("edit: last byte of data cut off", with_value(raw, "data", binary(parts["data"][11:-1])))
+    add("edit: a byte after data", with_value(raw, "data", binary(parts["data"][11:] + b"\0")))
+    add("edit: data empty", with_value(raw, "data", binary(b"")))
+    add("edit: last byte of iv cut off", with_value(raw, "iv", binary(IV[:-1])))
+    add(
+        "edit: iv one larger, data without its first block",
+        with_value(with_value(raw, "iv", binary(increments(IV, 2)[1])), "data", binary(parts["data"][11 + 16 :])),
+        changes=2,
+    )
+    idx = {name.decode(): element for name, element in reference.walk(reference.value_of(parts["idx"])[4:-1])}
+    for name, inner in {
+        "value removed": [idx["kid"], idx["tags"]],
+        "index renamed": [idx["kid"], el(5, "Email", binary(BIDX)), idx["tags"]],
+        "kid of another key": [el(2, "kid", string("x2")), idx["email"], idx["tags"]],
+        "elements in another order": [idx["kid"], idx["tags"], idx["email"]],
+        "email twice": [*idx.values(), idx["email"]],
+        "kid twice": [idx["kid"], *idx.values()],
+        "one value as an array of one": [idx["kid"], el(4, "email", document(el(5, "0", binary(BIDX)))), idx["tags"]],
+        "kid an int32": [el(0x10, "kid", i32(1)), idx["email"], idx["tags"]],
+    }.items():
+        add(f"edit: idx, {name}", swapped(raw, "idx", el(3, "idx", document(*inner))))
+
+    keystream = bytes(a ^ b for a, b in zip(parts["data"][11:], BASE.payload.encode(), strict=True))
+
+    def rewritten(text: str) -> bytes:
+        return binary(bytes(a ^ b for a, b in zip(text.encode(), keystream, strict=False)))
+
+    moved = '{"email":"ada@example.com","name":"Ada","s":"5"}'
+    add(
+        "moved: s from the metadata into the payload",
+        swapped(with_value(raw, "data", rewritten(moved)), "s"),
+        changes=2,
+    )
+    moved = '{"name":"Ada Lovelace"}'
+    add(
+        "moved: email from the payload into the metadata",
+        added(with_value(raw, "data", rewritten(moved)), el(2, "email", string("ada@example.com"))),
+        changes=2,
+    )
+    add(
+        "moved: the known plaintext of data rewritten",
+        with_value(raw, "data", rewritten(BASE.payload.replace("ada", "eve"))),
+    )
+
+    base = reference.value_of
+    for name, field, element in [
+        ("int32 5 to int64", "n", el(0x12, "n", i32(5) + bytes(4))),
+        ("int32 5 to double", "n", el(0x01, "n", base(parts["x"]))),
+        ("int32 5 to decimal128", "n", el(0x13, "n", Decimal128("5").bid)),
+        ("int32 5 to string", "n", el(0x02, "n", string("5"))),
+        ("double 5.0 to int32", "x", el(0x10, "x", i32(5))),
+        ("double 5.0 to decimal128", "x", el(0x13, "x", Decimal128("5.0").bid)),
+        ("double 0.0 to -0.0", "zero", el(0x01, "zero", bytes(7) + b"\x80")),
+        ("string to symbol", "s", el(0x0E, "s", string("5"))),
+        ("string to code", "s", el(0x0D, "s", string("5"))),
+        ("string to int32", "s", el(0x10, "s", i32(5))),
+        ("string to binary", "s", el(0x05, "s", binary(b"5"))),
+        ("date to string", "at", el(0x02, "at", string("2024-02-29T12:34:56.789Z"))),
+        ("date to int64", "at", el(0x12, "at", base(parts["at"]))),
+        ("date to timestamp", "at", el(0x11, "at", base(parts["at"]))),
+        ("binary subtype 0 to subtype 4", "blob", el(0x05, "blob", binary(bytes(range(16)), 4))),
+        ("binary subtype 0 to subtype 128", "blob", el(0x05, "blob", binary(bytes(range(16)), 0x80))),
+        ("binary subtype 0 to subtype 2", "blob", el(0x05, "blob", binary(i32(16) + bytes(range(16)), 2))),
+        ("null to undefined", "none", el(0x06, "none", b"")),
+        ("null to false", "none", el(0x08, "none", b"\0")),
+        ("null to an empty string", "none", el(0x02, "none", string(""))),
+        ("true to int32 1", "flag", el(0x10, "flag", i32(1))),
+        ("true to a boolean of 2", "flag", el(0x08, "flag", b"\2")),
+        ("ObjectId to string", "ref", el(0x02, "ref", string("65a1b2c3d4e5f60718293a4c"))),
+        ("array to document", "list", el(0x03, "list", base(parts["list"]))),
+        ("array with other keys", "list", el(0x04, "list", base(parts["list"]).replace(b"\x021\0", b"\x022\0"))),
+        (
+            "document with its fields exchanged",
+            "place",
+            el(0x03, "place", document(el(0x10, "zip", i32(3000)), el(2, "city", string("Bern")))),
+        ),
+        (
+            "document with a field twice",
+            "place",
+            el(0x03, "place", document(*[el(0x10, "zip", i32(3000))] * 2, el(2, "city", string("Bern")))),
+        ),
+        (
+            "nested int32 to int64",
+            "place",
+            el(0x03, "place", document(el(2, "city", string("Bern")), el(0x12, "zip", i32(3000) + bytes(4)))),
+        ),
+        ("nested unknown type", "place", el(0x03, "place", base(parts["place"]).replace(b"\x10zip", b"\x14zip"))),
+        (
+            "nested string with a wrong length",
+            "place",
+            el(0x03, "place", base(parts["place"]).replace(string("Bern"), i32(6) + b"Bern\0")),
+        ),
+        ("iv to subtype 1", "iv", el(0x05, "iv", binary(IV, 1))),
+        ("data to a string of its hex digits", "data", el(0x02, "data", string(parts["data"][11:].hex()))),
+    ]:
+        add(f"type: {name}", swapped(raw, field, element))
+
+
+def contexts_and_keys(rejects: Rejects, raw: bytes) -> None:
+    """Step 4: the right document under another key or in another context, or made with keys derived otherwise."""
+
+    def add(name: str, document_: bytes, changes: int = 0, base: str = "base", **more: Any) -> None:
+        rejects.add(INTEGRITY, name, document_, base, changes, **more)
+
+    for name, context in {
+        "another": "orders",
+        "capital": "Customers",
+        "prefix": "customer",
+        "longer": "customers2",
+        "space": "customers ",
+        "with the database": "crm.customers",
+    }.items():
+        add(f"context: {name}", raw, context=context)
+    add(
+        "context: decomposed form of the same letters",
+        rejects.good[ACCENTED.name].document,
+        base=ACCENTED.name,
+        context=unicodedata.normalize("NFD", ACCENTED.context),
+    )
+    add("key: another under the same kid", raw, keys={KID: OTHER_KEY})
+    add("key: one bit flipped", raw, keys={KID: flipped(KEY, 31)})
+    add("key: bytes reversed", raw, keys={KID: KEY[::-1]})
+
+    body = raw[4:-44]
+    label, purpose, scope = reference.LABEL, b"authenticate", CONTEXT.encode()
+    right = reference.purpose_key(KEY, "authenticate")
+
+    def tagged(key: bytes, message: bytes = body, hash_name: str = "sha256") -> bytes:
+        return patched(raw, len(raw) - 33, hmac.digest(key, message, hash_name)[:32])
+
+    demand(tagged(reference.hkdf(right, reference.pack(label, purpose, scope))) == raw, "derivation by hand")
+    for name, key in {
+        "both infos concatenated without lengths": reference.hkdf(
+            reference.hkdf(KEY, label + purpose), label + purpose + scope
+        ),
+        "the second info concatenated without lengths": reference.hkdf(right, label + purpose + scope),
+        "purpose authenticatec, context ustomers": reference.hkdf(
+            reference.hkdf(KEY, reference.pack(label, purpose + b"c")), reference.pack(label, purpose + b"c", scope[1:])
+        ),
+        "purpose authenticat, context ecustomers": reference.hkdf(
+            reference.hkdf(KEY, reference.pack(label, purpose[:-1])), reference.pack(label, purpose[:-1], b"e" + scope)
+        ),
+        "the border of purpose and context moved in the second info": reference.hkdf(
+            right, reference.pack(label, purpose + b"c", scope[1:])
+        ),
+        "lengths little-endian": reference.hkdf(
+            reference.hkdf(KEY, b"".join(i32(len(p)) + p for p in (label, purpose))),
+            b"".join(i32(len(p)) + p for p in (label, purpose, scope)),
+        ),
+        "lengths of two bytes": reference.hkdf(
+            reference.hkdf(KEY, b"".join(len(p).to_bytes(2, "big") + p for p in (label, purpose))),
+            b"".join(len(p).to_bytes(2, "big") + p for p in (label, purpose, scope)),
+        ),
+        "one step only, from the data key": reference.hkdf(KEY, reference.pack(label, purpose, scope)),
+        "no second step, the context is missing": right,
+        "the second step without the purpose": reference.hkdf(right, reference.pack(label, scope)),
+        "the second step without the label": reference.hkdf(right, reference.pack(purpose, scope)),
+        "label v2": reference.hkdf(
+            reference.hkdf(KEY, reference.pack(label[:-1] + b"2", purpose)),
+            reference.pack(label[:-1] + b"2", purpose, scope),
+        ),
+        "the label as salt": reference.hkdf(
+            reference.hkdf(KEY, reference.pack(purpose), salt=label), reference.pack(purpose, scope), salt=label
+        ),
+        "expand without extract": hmac.digest(
+            hmac.digest(KEY, reference.pack(label, purpose) + b"\1", "sha256"),
+            reference.pack(label, purpose, scope) + b"\1",
+            "sha256",
+        ),
+        "the key of purpose encrypt": reference.derive(KEY, "encrypt", CONTEXT),
+        "the key of purpose value-authenticate": reference.derive(KEY, "value-authenticate", CONTEXT),
+        "the data key itself": KEY,
+    }.items():
+        add(f"derivation: {name}", tagged(key))
+    right = reference.derive(KEY, "authenticate", CONTEXT)
+    parts = split(raw)
+    unordered = document(*list(parts.values())[-2::-1], parts["hmac"])
+    for name, message in {
+        "covers the length too": raw[:-44],
+        "covers the header of hmac too": raw[4:-33],
+        "does not cover _id": body[len(parts["_id"]) :],
+        "does not cover v": b"".join(e for n, e in parts.items() if n not in ("v", "hmac")),
+        "covers data alone": parts["data"][11:],
+        "covers iv and data alone": IV + parts["data"][11:],
+        "covers _id in the order of its name": b"".join(parts[n] for n in sorted(parts) if n != "hmac") + b"\0",
+    }.items():
+        add(f"tag: {name}", tagged(right, message))
+    add("tag: SHA-512 cut to 32 bytes", tagged(right, body, "sha512"))
+    add(
+        "tag: out of order, and right for that order only",
+        patched(unordered, len(raw) - 33, hmac.digest(right, unordered[4:-44], "sha256")),
+    )
+
+
+def insides(rejects: Rejects, raw: bytes) -> None:
+    """Step 5: correctly authenticated, and still wrong."""
+    parts = split(raw)
+    data = parts["data"][11:]
+
+    def malformed(name: str, document_: bytes, changes: int = 1) -> None:
+        rejects.add(MALFORMED, f"inside: {name}", sealed_again(document_), changes=changes)
+
+    for name, element in {
+        "iv of 15 bytes": el(5, "iv", binary(IV[:15])),
+        "iv of 17 bytes": el(5, "iv", binary(IV + b"\0")),
+        "iv of 12 bytes": el(5, "iv", binary(IV[:12])),
+        "iv empty": el(5, "iv", binary(b"")),
+        "iv of subtype 1": el(5, "iv", binary(IV, 1)),
+        "iv of subtype 2": el(5, "iv", binary(i32(16) + IV, 2)),
+        "iv of subtype 2 whose whole value is 16 bytes": el(5, "iv", binary(i32(12) + IV[:12], 2)),
+        "iv a string": el(2, "iv", string(IV.hex()[:16])),
+        "iv null": el(0x0A, "iv", b""),
+        "data of subtype 1": el(5, "data", binary(data, 1)),
+        "data of subtype 2": el(5, "data", binary(i32(len(data)) + data, 2)),
+        "data of subtype 128": el(5, "data", binary(data, 0x80)),
+        "data a string": el(2, "data", string(data.hex())),
+        "data null": el(0x0A, "data", b""),
+        "data an array of the binary": el(4, "data", document(el(5, "0", binary(data)))),
+        "idx null": el(0x0A, "idx", b""),
+        "idx a string": el(2, "idx", string("x1")),
+        "idx a binary": el(5, "idx", binary(BIDX)),
+        "idx an array": el(4, "idx", reference.value_of(parts["idx"])),
+    }.items():
+        malformed(name, swapped(raw, element[1 : element.index(0, 1)].decode(), element))
+    for name in ("_id", "iv", "data"):
+        malformed(f"{name} missing", swapped(raw, name))
+    good, value = el(2, "kid", string("x1")), el(5, "email", binary(BIDX))
+    for name, inner in {
+        "an empty document": [],
+        "without kid": [value],
+        "kid an int32": [el(0x10, "kid", i32(1)), value],
+        "kid a symbol": [el(0x0E, "kid", string("x1")), value],
+        "kid empty": [el(2, "kid", string("")), value],
+        "kid of 65 characters": [el(2, "kid", string("x" * 65)), value],
+        "kid with a slash": [el(2, "kid", string("x/1")), value],
+        "kid twice": [good, good, value],
+        "email twice": [good, value, value],
+        "email twice, once an array": [good, value, el(4, "email", document())],
+        "value a string": [good, el(2, "email", string("abc"))],
+        "value null": [good, el(0x0A, "email", b"")],
+        "value of subtype 4": [good, el(5, "email", binary(BIDX[:16], 4))],
+        "value of subtype 2": [good, el(5, "email", binary(i32(32) + BIDX, 2))],
+        "value a document of binaries": [good, el(3, "email", document(el(5, "0", binary(BIDX))))],
+        "an array with a string": [good, el(4, "email", document(el(5, "0", binary(BIDX)), el(2, "1", string("abc"))))],
+        "an array with null": [good, el(4, "email", document(el(0x0A, "0", b"")))],
+        "an array with a binary of subtype 1": [good, el(4, "email", document(el(5, "0", binary(BIDX, 1))))],
+        "an array in an array": [good, el(4, "email", document(el(4, "0", document(el(5, "0", binary(BIDX))))))],
+        "an unknown element type": [good, el(0x14, "email", binary(BIDX))],
+        "an element past its end": [good, el(5, "email", i32(33) + b"\0" + BIDX)],
+    }.items():
+        malformed(f"idx {name}", swapped(raw, "idx", el(3, "idx", document(*inner))))
+    place = reference.value_of(parts["place"])
+    for name, field, element in [
+        ("string is not UTF-8", "s", el(2, "s", string(b"\xff"))),
+        ("string without its zero", "s", el(2, "s", i32(2) + b"55")),
+        ("boolean of 2", "flag", el(8, "flag", b"\2")),
+        ("nested unknown type", "place", el(3, "place", place.replace(b"\x10zip", b"\x14zip"))),
+        (
+            "nested string with a wrong length",
+            "place",
+            el(3, "place", place.replace(string("Bern"), i32(99) + b"Bern\0")),
+        ),
+        ("nested document without its closing zero", "place", el(3, "place", place[:-1] + b"\1")),
+    ]:
+        malformed(f"metadata {name}", swapped(raw, field, element))
+    malformed("metadata name is not UTF-8", added(raw, el(0x0A, b"\xff", b"")))
+
+    def payload(name: str, text: bytes, encrypted: bytes | None = None) -> None:
+        key = reference.derive(KEY, "encrypt", CONTEXT)
+        data_ = reference.crypt(key, IV, text) if encrypted is None else encrypted
+        rejects.add(PAYLOAD, f"payload: {name}", sealed_again(with_value(raw, "data", binary(data_))))
+
+    text = BASE.payload.encode()
+    for name, bad in {
+        "empty": b"",
+        "spaces only": b"   ",
+        "not JSON": b"hello",
+        "an array": b"[" + text + b"]",
+        "a string": b'"ada"',
+        "a number": b"1",
+        "null": b"null",
+        "NaN alone": b"NaN",
+        "cut off": text[:-1],
+        "two objects": text + text,
+        "an object and a comma": text + b",",
+        "padded with NUL": text + b"\0\0\0",
+        "padded with U+00A0": text + "\u00a0".encode(),
+        "a comma before the end": text[:-1] + b",}",
+        "single quotes": text.replace(b'"', b"'"),
+        "name without quotes": b"{email:1}",
+        "a comment": text[:-1] + b"/* */}",
+        "nan in small letters": b'{"a":nan}',
+        "-NaN": b'{"a":-NaN}',
+        "+Infinity": b'{"a":+Infinity}',
+        "inf": b'{"a":inf}',
+        "leading zero": b'{"a":01}',
+        "a control character in a string": b'{"a":"\n"}',
+        "an unknown escape": b'{"a":"\\x41"}',
+        "a name twice": b'{"a":1,"b":2,"a":1}',
+        "a name twice, once with an escape": b'{"a":1,"\\u0061":1}',
+        "a name twice in a nested object": b'{"a":{"b":1,"b":1}}',
+        "a name twice in an object in an array": b'{"a":[{"b":1,"b":2}]}',
+        "byte order mark": b"\xef\xbb\xbf" + text,
+        "UTF-16": BASE.payload.encode("utf-16-le"),
+        "UTF-16 with a byte order mark": BASE.payload.encode("utf-16"),
+        "UTF-32": BASE.payload.encode("utf-32-be"),
+        "Latin-1": '{"a":"é"}'.encode("latin-1"),
+        "invalid UTF-8": b'{"a":"\xff"}',
+        "UTF-8 cut off": b'{"a":"\xc3"}',
+        "overlong UTF-8": b'{"a":"\xc0\xaf"}',
+        "UTF-8 of a surrogate": b'{"a":"\xed\xa0\x80"}',
+        "UTF-8 beyond U+10FFFF": b'{"a":"\xf4\x90\x80\x80"}',
+        "escape of a lone high surrogate": b'{"a":"\\ud800"}',
+        "escape of a lone low surrogate": b'{"a":"\\udc00x"}',
+        "escapes of two surrogates in the wrong order": b'{"a":"\\ude00\\ud83d"}',
+        "escape of a lone surrogate in a name": b'{"\\ud800":1}',
+    }.items():
+        payload(name, bad)
+    counters = increments(IV, 4)
+    key = reference.derive(KEY, "encrypt", CONTEXT)
+    demand(ctr_by_hand(key, counters, text) == data, "CTR by hand")
+    little = [((int.from_bytes(IV, "little") + i) % 2**128).to_bytes(16, "little") for i in range(4)]
+    payload("counter little-endian", b"", ctr_by_hand(key, little, text))
+    payload("counter starts one later", b"", ctr_by_hand(key, increments(IV, 5)[1:], text))
+    payload("counter does not advance", b"", ctr_by_hand(key, [IV] * 4, text))
+    payload(
+        "encrypted under the key of purpose authenticate",
+        b"",
+        reference.crypt(reference.derive(KEY, "authenticate", CONTEXT), IV, text),
+    )
+    payload(
+        "encrypted under the key of purpose value-encrypt",
+        b"",
+        reference.crypt(reference.derive(KEY, "value-encrypt", CONTEXT), IV, text),
+    )
+    payload(
+        "encrypted under the key of another context",
+        b"",
+        reference.crypt(reference.derive(KEY, "encrypt", "orders"), IV, text),
+    )
+    payload("encrypted under the data key itself", b"", reference.crypt(KEY, IV, text))
+    payload("not encrypted", b"", text)
+    for bits in (32, 64):
+        name = f"the low {bits} bits of the counter carry into the others"
+        case = next(case for case in SEAL if case.name == name)
+        rejects.good[name] = Good(case.run(), extended(case.metadata), case.payload, {KID: KEY})
+        low = bits // 8
+        wrapped = [case.iv[:-low] + block[-low:] for block in increments(case.iv, -(-len(LONG_TEXT) // 16))]
+        bad_data = binary(ctr_by_hand(key, wrapped, LONG_TEXT.encode()))
+        rejects.add(
+            PAYLOAD,
+            f"payload: counter of {bits} bits",
+            sealed_again(with_value(case.run(), "data", bad_data)),
+            base=name,
+        )
+
+
+def precedence(rejects: Rejects, raw: bytes) -> None:
+    """Two faults in one document: the earlier step names the error."""
+    wrong_v, no_v = el(0x10, "v", i32(2)), swapped(raw, "v")
+    for error, name, document_ in [
+        (MALFORMED, "length one too small (1), v (2)", i32(len(raw) - 1) + swapped(raw, "v", wrong_v)[4:]),
+        (
+            MALFORMED,
+            "length one too large (1), kid unknown (3)",
+            i32(len(raw) + 1) + with_value(raw, "kid", string("k2"))[4:],
+        ),
+        (MALFORMED, "length one too small (1), tag (4)", i32(len(raw) - 1) + flipped(raw, len(raw) - 2)[4:]),
+        (MALFORMED, "closing zero (1), v (2)", swapped(raw, "v", wrong_v)[:-1] + b"\1"),
+        (MALFORMED, "s twice (1), v (2)", added(swapped(raw, "v", wrong_v), split(raw)["s"])),
+        (MALFORMED, "unknown element type (1), v (2)", added(swapped(raw, "v", wrong_v), el(0x14, "zz", b""))),
+        (MALFORMED, "s twice (1), kid unknown (3)", added(with_value(raw, "kid", string("k2")), split(raw)["s"])),
+        (MALFORMED, "s twice (1), tag (4)", flipped(added(raw, split(raw)["s"]), len(raw) + 9 - 2)),
+        (VERSION, "v (2), kid ill-formed (3)", with_value(swapped(raw, "v", wrong_v), "kid", string("k 2"))),
+        (VERSION, "v (2), kid unknown (3)", with_value(swapped(raw, "v", wrong_v), "kid", string("k2"))),
+        (VERSION, "v removed (2), kid removed (3)", swapped(no_v, "kid")),
+        (VERSION, "v (2), tag (4)", flipped(swapped(raw, "v", wrong_v), len(raw) - 2)),
+        (
+            VERSION,
+            "v (2), iv of 15 bytes (5)",
+            sealed_again(with_value(swapped(raw, "v", wrong_v), "iv", binary(IV[:15]))),
+        ),
+        (MALFORMED, "kid ill-formed (3), tag (4)", flipped(with_value(raw, "kid", string("k 1")), len(raw) + 1 - 2)),
+        (UNKNOWN, "kid unknown (3), tag (4)", flipped(with_value(raw, "kid", string("k2")), len(raw) - 2)),
+        (UNKNOWN, "kid unknown (3), data missing (5)", swapped(with_value(raw, "kid", string("k2")), "data")),
+        (
+            INTEGRITY,
+            "tag (4), iv of 15 bytes (5)",
+            flipped(sealed_again(with_value(raw, "iv", binary(IV[:15]))), len(raw) - 1 - 2),
+        ),
+        (INTEGRITY, "tag (4), idx a string (5)", swapped(raw, "idx", el(2, "idx", string("x1")))),
+        (INTEGRITY, "tag (4), metadata not UTF-8 (5)", with_value(raw, "s", string(b"\xff"))),
+        (
+            MALFORMED,
+            "idx a string (5.1), payload not JSON (5.3)",
+            sealed_again(with_value(swapped(raw, "idx", el(2, "idx", string("x1"))), "data", binary(b"hello"))),
+        ),
+    ]:
+        rejects.add(error, f"two faults: {name}", document_, changes=-1)
+    parts = split(raw)
+    order = [*list(parts)[-2::-1], "hmac"]
+    for error, name, replacement in [
+        (VERSION, "out of order (1), v (2)", {"v": wrong_v}),
+        (MALFORMED, "out of order (1), kid ill-formed (3)", {"kid": el(2, "kid", string("k 1"))}),
+        (UNKNOWN, "out of order (1), kid unknown (3)", {"kid": el(2, "kid", string("k2"))}),
+        (INTEGRITY, "out of order (1), s changed (4)", {"s": el(2, "s", string("6"))}),
+    ]:
+        rejects.add(error, f"two faults: {name}", document(*((parts | replacement)[n] for n in order)), changes=1)
+
+
+def differences(case: Reject, good: Good) -> int:
+    """Count the elements that the two documents do not share, by name; ``hmac`` is not counted."""
+    before = {(name, element) for name, element in reference.walk(good.document[4:-1]) if name != b"hmac"}
+    after = {(name, element) for name, element in reference.walk(case.document[4:-1]) if name != b"hmac"}
+    return len({name for name, _ in before ^ after})
+
+
+def reject_vectors() -> list[dict[str, Any]]:
+    """Cases that must fail, each with the one error that is right."""
+    rejects = Rejects()
+    raw = rejects.good["base"].document
+    for part in (flips, frames, versions_and_kids, edits, contexts_and_keys, insides, precedence):
+        part(rejects, raw)
+    cases = []
+    for name, case in rejects.cases.items():
+        good = rejects.good[case.base]
+        demand(outcome(good.document, good.keys, good.context) == "", f"reject: {name}: its base opens")
+        found = outcome(case.document, case.keys, case.context)
+        demand(found == case.error, f"reject: {name}: {found or 'it opens'}, not {case.error}")
+        changed = (case.document != good.document, case.keys != good.keys, case.context != good.context)
+        demand(sum(changed) == 1, f"reject: {name}: one of document, keys and context differs from the base")
+        if case.changes >= 0:
+            count = differences(case, good)
+            demand(count == case.changes, f"reject: {name}: {count} elements differ, not {case.changes}")
+        keys = {kid: key.hex() for kid, key in case.keys.items()}
+        cases.append(
+            {
+                "name": name,
+                "base": case.base,
+                "document": case.document.hex(),
+                "keys": keys,
+                "context": case.context,
+                "error": case.error,
+            }
+        )
+    for at in range(len(raw)):
+        for bit in range(8):
+            demand(
+                outcome(flipped(raw, at, bit), {KID: KEY}, CONTEXT) != "",
+                f"bit {bit} of byte {at} may be flipped unseen",
+            )
+    return cases
+
+
+def outcome(raw: bytes, keys: dict[str, bytes], context: str) -> str:
+    """Open, and name the error; nothing if there is none."""
+    try:
+        reference.open(raw, keys=keys, context=context)
+    except (
+        reference.MalformedEnvelopeError,
+        reference.UnsupportedVersionError,
+        reference.UnknownKeyError,
+        reference.IntegrityError,
+        reference.PayloadError,
+    ) as error:
+        return type(error).__name__
+    return ""
+
+
+# --- derive ---------------------------------------------------------------------------------------------------------
+
+
+def derive_vectors() -> dict[str, Any]:
+    """Keys, from ``pack`` upwards."""
+    parts = [[], [b""], [b"", b""], [b"a"], [b"ab", b"c"], [b"a", b"bc"], [b"abc"], [b"x" * 256], ["é".encode(), b"\0"]]
+    contexts = [CONTEXT, "c", "clés", "é" * 127 + "x", "acme.customers", "mongo_envelope/keys/main"]
+    keys = [KEY, OTHER_KEY, bytes(32)]
+    rfc = [
+        (
+            bytes([0x0B] * 22),
+            bytes(range(13)),
+            bytes(range(0xF0, 0xFA)),
+            42,
+            "3cb25f25faacd57a90434f64d0362f2a2d2d0a90cf1a5a4c5db02d56ecc4c5bf34007208d5b887185865",
+        ),
+        (
+            bytes([0x0B] * 22),
+            b"",
+            b"",
+            42,
+            "8da4e775a563c18f715f802a063c5a31b8a11f5c5ee1879ec3454e5f3c738d2d9d201395faa4b61a96c8",
+        ),
+    ]
+    for ikm, salt, info, length, okm in rfc:
+        demand(reference.hkdf(ikm, info, salt=salt, length=length).hex() == okm, "RFC 5869, appendix A")
+    working = []
+    for key, context, purpose in [
+        *((KEY, context, "authenticate") for context in contexts[1:]),
+        *((key, CONTEXT, purpose) for key in keys for purpose in reference.PURPOSES_WITH_CONTEXT),
+    ]:
+        encoded = purpose.encode()
+        working.append(
+            {
+                "key": key.hex(),
+                "purpose": purpose,
+                "context": context,
+                "purpose_info": reference.pack(reference.LABEL, encoded).hex(),
+                "purpose_key": reference.purpose_key(key, purpose).hex(),
+                "info": reference.pack(reference.LABEL, encoded, context.encode()).hex(),
+                "working_key": reference.derive(key, purpose, context).hex(),
+            }
+        )
+    return {
+        "pack": [{"parts": [part.hex() for part in case], "packed": reference.pack(*case).hex()} for case in parts],
+        "hkdf": [
+            {"key": ikm.hex(), "salt": salt.hex(), "info": info.hex(), "length": length, "output": okm}
+            for ikm, salt, info, length, okm in rfc
+        ],
+        "working_key": working,
+        "check_value": [
+            {
+                "key": key.hex(),
+                "info": reference.pack(reference.LABEL, b"check").hex(),
+                "check_value": reference.check_value(key).hex(),
+            }
+            for key in keys
+        ],
+        "fingerprint": [
+            {
+                "root": key.hex(),
+                "info": reference.pack(reference.LABEL, b"fingerprint").hex(),
+                "fingerprint": reference.fingerprint(key).hex(),
+            }
+            for key in keys
+        ],
+    }
+
+
+# --- the worked example ---------------------------------------------------------------------------------------------
+
+BEGIN, END = "<!-- example: written by generate_vectors.py -->", "<!-- end of example -->"
+
+
+def lines(data: bytes, width: int = 32) -> str:
+    """Hex in lines."""
+    text = data.hex()
+    return "\n".join(text[i : i + 2 * width] for i in range(0, len(text), 2 * width))
+
+
+def example() -> str:
+    """Seal the worked example again, step by step, without ``reference.seal``, and compare."""
+    case, raw = EXAMPLE, EXAMPLE.run()
+    payload, label, context = case.payload.encode(), reference.LABEL, case.context.encode()
+    out = [
+        f"key      {lines(case.key)}",
+        f"kid      {case.kid}",
+        f"context  {case.context}",
+        f"iv       {case.iv.hex()}",
+        "_id      int32 7",
+        "tenant   string acme",
+        f"payload  {case.payload}",
+        "",
+    ]
+    keys = {}
+    for purpose in ("encrypt", "authenticate"):
+        first, second = reference.pack(label, purpose.encode()), reference.pack(label, purpose.encode(), context)
+        purpose_key = reference.hkdf(case.key, first)
+        keys[purpose] = reference.hkdf(purpose_key, second)
+        out += [
+            f"{purpose}: info of the first step",
+            lines(first),
+            f"{purpose}: K_p",
+            purpose_key.hex(),
+            f"{purpose}: info of the second step",
+            lines(second),
+            f"{purpose}: working key",
+            keys[purpose].hex(),
+            "",
+        ]
+    counters = increments(case.iv, 2)
+    keystream = ctr_by_hand(keys["encrypt"], counters, bytes(32))
+    data = bytes(a ^ b for a, b in zip(payload, keystream, strict=False))
+    out += [
+        "counter blocks",
+        *(block.hex() for block in counters),
+        "keystream",
+        keystream.hex(),
+        f"payload, {len(payload)} bytes",
+        payload.hex(),
+        "data",
+        data.hex(),
+        "",
+    ]
+    elements = [
+        el(0x10, "_id", i32(7)),
+        el(0x05, "data", binary(data)),
+        el(0x05, "iv", binary(case.iv)),
+        el(0x02, "kid", string(case.kid)),
+        el(0x02, "tenant", string("acme")),
+        el(0x10, "v", i32(1)),
+    ]
+    body = b"".join(elements)
+    tag = hmac.digest(keys["authenticate"], body, "sha256")
+    demand(document(*elements, el(0x05, "hmac", binary(tag))) == raw, "the worked example by hand")
+    out += [
+        "elements in order",
+        *(element.hex() for element in elements),
+        f"body, {len(body)} bytes: the elements concatenated",
+        "tag",
+        tag.hex(),
+        "",
+    ]
+    out += [f"document, {len(raw)} bytes (0x{len(raw):02x})", lines(raw), ""]
+    out += [
+        "check value of the key",
+        reference.check_value(case.key).hex(),
+        "fingerprint, if the key were a store root",
+        reference.fingerprint(case.key).hex(),
+    ]
+    return "\n".join([BEGIN, "```text", *out, "```", END])
+
+
+# --- files ----------------------------------------------------------------------------------------------------------
+
+
+CONTRADICTIONS: list[str] = []
+
+
+def demand(condition: bool, message: str) -> None:
+    """Note what contradicts the reference; nothing is written then."""
+    if not condition:
+        CONTRADICTIONS.append(message)
+
+
+def rendered() -> dict[Path, str]:
+    """Every file with its text."""
+
+    def text(content: dict[str, Any]) -> str:
+        return json.dumps({"format": "mongo_envelope/v1"} | content, indent=1, ensure_ascii=True) + "\n"
+
+    cases, refused = seal_vectors()
+    specification = HERE / "envelope-v1.md"
+    around = re.compile(re.escape(BEGIN) + ".*?" + re.escape(END), re.DOTALL)
+    prose = specification.read_text(encoding="utf-8")
+    demand(len(around.findall(prose)) == 1, "envelope-v1.md has the two marks of the worked example once")
+    worked = example()
+    return {
+        HERE / "vectors" / "seal.json": text({"cases": cases, "refused": refused}),
+        HERE / "vectors" / "open.json": text({"cases": open_vectors()}),
+        HERE / "vectors" / "reject.json": text({"cases": reject_vectors()}),
+        HERE / "vectors" / "derive.json": text(derive_vectors()),
+        specification: around.sub(lambda _: worked, prose),
+    }
+
+
+def main(arguments: list[str]) -> int:
+    """Write the files, or with ``--check`` compare them."""
+    if arguments not in ([], ["--check"]):
+        print("usage: generate_vectors.py [--check]", file=sys.stderr)
+        return 2
+    files = rendered()
+    if CONTRADICTIONS:
+        print(*(f"generate_vectors: {message}" for message in CONTRADICTIONS), sep="\n", file=sys.stderr)
+        return 1
+    status = 0
+    for path, text in files.items():
+        found = path.read_text(encoding="utf-8") if path.exists() else ""
+        if arguments:
+            for line in difflib.unified_diff(found.splitlines(), text.splitlines(), lineterm="", n=0):
+                if line[:1] in "+-" and line[:3] not in ("+++", "---"):
+                    status = 1
+                    kind = "missing or changed" if line[0] == "+" else "not expected"
+                    print(f"{path.relative_to(HERE)}: {kind}: {line[1:].strip()[:160]}")
+        elif found != text:
+            path.write_text(text, encoding="utf-8")
+            print(f"wrote {path.relative_to(HERE)}")
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
