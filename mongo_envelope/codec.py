@@ -76,7 +76,8 @@ class DocumentCodec(Generic[Model]):
         try:
             return self.schema.raw(*envelope.open(raw, keys=self._keys, context=self.context))
         except (EnvelopeError, KeyUnavailableError) as error:
-            raise error.about(document_id=envelope.identify(raw))
+            error.about(document_id=envelope.identify(raw))
+            raise
 
     def open_bson(self, raw: bytes) -> tuple[dict[str, Any], Model]:
         """The verified document and the model in it, from BSON."""
@@ -84,12 +85,13 @@ class DocumentCodec(Generic[Model]):
             document, payload = envelope.open(raw, keys=self._keys, context=self.context)
             return document, self.schema.join(document, payload)
         except (EnvelopeError, KeyUnavailableError) as error:
-            raise error.about(document_id=envelope.identify(raw))
+            error.about(document_id=envelope.identify(raw))
+            raise
 
 
 def _as_bson(document: Document) -> bytes:
     if isinstance(document, bytes):
         return document
     if isinstance(document, RawBSONDocument):
-        return document.raw
+        return bytes(document.raw)
     return envelope.encode_document(document)

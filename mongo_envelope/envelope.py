@@ -24,7 +24,7 @@ from bson.errors import BSONError
 from bson.timestamp import Timestamp
 
 from . import primitives
-from .errors import IntegrityError, MalformedEnvelopeError, PayloadError, UnsupportedVersionError
+from .errors import IntegrityError, MalformedEnvelopeError, UnsupportedVersionError
 from .keys import KeyRing, is_kid
 
 __all__ = ["CODEC_OPTIONS", "RESERVED", "Opened", "as_stored", "encode_document", "encodes", "identify", "open", "seal"]
@@ -73,7 +73,9 @@ def _seal_with(metadata: Mapping[str, Any], payload: bytes, *, keys: KeyRing, co
     if identity is None:
         raise MalformedEnvelopeError("a document without an _id, or whose _id is null, cannot be sealed")
     if not fields.keys().isdisjoint(_OWN):
-        raise MalformedEnvelopeError("metadata uses a name that belongs to the envelope: " + ", ".join(sorted(fields.keys() & _OWN)))
+        raise MalformedEnvelopeError(
+            "metadata uses a name that belongs to the envelope: " + ", ".join(sorted(fields.keys() & _OWN))
+        )
     if any(type(value) is Timestamp and not value.time and not value.inc for value in (identity, *fields.values())):
         raise MalformedEnvelopeError("a top-level Timestamp(0, 0) cannot be sealed: the server would replace it")
     fields |= {"data": primitives.encrypt(working.encrypt, iv, payload), "iv": iv, "kid": kid, "v": 1}
@@ -83,7 +85,7 @@ def _seal_with(metadata: Mapping[str, Any], payload: bytes, *, keys: KeyRing, co
     return _INT32.pack(4 + len(signed) + _TRAILER_BYTES) + signed + _TAG_HEADER + tag + b"\x00"
 
 
-def open(raw: bytes, *, keys: KeyRing, context: str) -> Opened:  # noqa: A001 - the verb of the spec; files are not opened here
+def open(raw: bytes, *, keys: KeyRing, context: str) -> Opened:
     """Verify a stored document, then decrypt it. What is not the exact document that was sealed is refused.
 
     Raise `MalformedEnvelopeError`, `UnsupportedVersionError`, `UnknownKeyError` or `IntegrityError`, in this order of steps.
@@ -108,7 +110,7 @@ def open(raw: bytes, *, keys: KeyRing, context: str) -> Opened:  # noqa: A001 - 
     iv, data = document.get("iv"), document.get("data")
     if type(iv) is not bytes or len(iv) != primitives.IV_BYTES or type(data) is not bytes or "_id" not in document:
         raise MalformedEnvelopeError("_id, iv or data is not what format v1 prescribes")  # a bson.Binary is of another subtype
-    if b"idx" in elements and not _is_idx(raw, elements[b"idx"], document["idx"]):
+    if b"idx" in elements and not _is_idx(_element(raw, elements, b"idx")):
         raise MalformedEnvelopeError("idx is not the document that format v1 prescribes")
     return Opened(document, primitives.decrypt(working.encrypt, iv, data))
 
@@ -118,6 +120,7 @@ _OWN: Final = RESERVED - {"_id", "idx"}
 
 def _position(name: bytes) -> tuple[bool, bool, bytes]:
     return name != b"_id", name == b"hmac", name
+
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Top-level BSON elements, as bytes. Source: bsonspec.org, version 1.1.
@@ -148,7 +151,7 @@ _COUNTED: Final = {
     0x0E: (4, 1),  # symbol
     0x0F: (0, 14),  # code with scope
 }
-_REGEX: Final = 0x0B
+_DOCUMENT, _ARRAY, _BINARY, _REGEX = 0x03, 0x04, 0x05, 0x0B
 
 _Span = tuple[int, int, int]  # the element begins, its value begins, it ends
 
@@ -179,13 +182,13 @@ def _arrange(raw: bytes) -> tuple[bytes, dict[bytes, _Span]]:
     if names != ordered:
         raw = raw[:4] + b"".join(raw[slice(*elements[name][::2])] for name in ordered) + b"\x00"
         elements = _elements(raw)
-    if raw[-_TRAILER_BYTES : -primitives.TAG_BYTES - 1] != _TAG_HEADER:
+    if ordered[-1:] != [b"hmac"] or raw[-_TRAILER_BYTES : -primitives.TAG_BYTES - 1] != _TAG_HEADER:
         raise MalformedEnvelopeError("not a sealed document: it does not end in an hmac of 32 bytes")
     return raw, elements
 
 
 def _elements(raw: bytes) -> dict[bytes, _Span]:
-    """The top-level elements by name, in the order in which they stand. Raise `MalformedEnvelopeError` for bytes that are not BSON."""
+    """The top-level elements by name, in the order in which they stand. Raise `MalformedEnvelopeError` if it is not BSON."""
     elements: dict[bytes, _Span] = {}
     last = len(raw) - 1
     if last < 4 or _INT32.unpack_from(raw)[0] != len(raw) or raw[last]:
@@ -239,11 +242,30 @@ def _kid(element: bytes) -> str:
     return text
 
 
+def _is_idx(element: bytes) -> bool:
+    """``{kid, <index name>: binary of subtype 0, or an array of them}``, no name twice. Looked at as bytes: types are exact."""
+    try:
+        inside = element[1:]
+        if element[0] != _DOCUMENT or not _kid(_element(inside, names := _elements(inside), b"kid")):
+            return False
+        for name in names.keys() - {b"kid"}:
+            value = _element(inside, names, name)
+            array = value[1:]
+            each = [_element(array, items, key) for items in [_elements(array)] for key in items] if value[0] == _ARRAY else [value]
+            if any(one[0] != _BINARY or one[5] for one in each):
+                return False
+    except MalformedEnvelopeError:
+        return False
+    return True
+
+
 def encode_document(document: Mapping[str, Any]) -> bytes:
     """The BSON of a document that was decoded: ``_id`` first, ``hmac`` last, the rest in order. Its types are Python's now."""
     if not all(isinstance(name, str) for name in document):
         raise MalformedEnvelopeError("not a document: a field name is not text")
-    return _encode({name: document[name] for name in sorted(document, key=lambda name: _position(name.encode(errors="surrogatepass")))})
+    return _encode(
+        {name: document[name] for name in sorted(document, key=lambda name: _position(name.encode(errors="surrogatepass")))}
+    )
 
 
 def encodes(value: Any) -> bool:
@@ -270,15 +292,3 @@ def _decode(raw: bytes) -> dict[str, Any]:
     except BSONError:
         pass
     raise MalformedEnvelopeError("a verified document that is not valid BSON inside")
-
-
-def _is_idx(raw: bytes, span: _Span, idx: object) -> bool:
-    """``{kid, <index name>: binary of subtype 0, or an array of them}``, no name twice."""
-    if raw[span[0]] != 0x03 or not isinstance(idx, dict) or not is_kid(idx.get("kid")):
-        return False
-    try:
-        _elements(raw[span[1] : span[2]])
-    except MalformedEnvelopeError:
-        return False
-    values = [value for name, value in idx.items() if name != "kid"]
-    return all(type(each) is bytes for value in values for each in (value if type(value) is list else [value]))

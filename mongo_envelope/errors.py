@@ -60,7 +60,7 @@ class SchemaError(ConfigurationError):
     """The model cannot be kept without loss as it is declared. Names the field and what to write instead."""
 
 
-class _AboutADocument(MongoEnvelopeError):
+class _AboutDocumentError(MongoEnvelopeError):
     """An error that can say which document it is about, once somebody who knows has said so (`about`)."""
 
     collection: str | None = None
@@ -77,14 +77,12 @@ class _AboutADocument(MongoEnvelopeError):
 
     def __str__(self) -> str:
         where = [
-            f"{name} {value}"
-            for name, value in (("collection", self.collection), ("_id", self.document_id))
-            if value is not None
+            f"{name} {value}" for name, value in (("collection", self.collection), ("_id", self.document_id)) if value is not None
         ]
         return super().__str__() + (f" [{', '.join(where)}]" if where else "")
 
 
-class EnvelopeError(_AboutADocument):
+class EnvelopeError(_AboutDocumentError):
     """It is wrong. ``.collection`` and ``.document_id`` say which document, where that is known."""
 
 
@@ -109,7 +107,7 @@ class PayloadError(EnvelopeError):
     """
 
 
-class KeyUnavailableError(_AboutADocument):
+class KeyUnavailableError(_AboutDocumentError):
     """The document could not be checked. That is not the same as being wrong."""
 
 
@@ -125,7 +123,7 @@ class QueryError(MongoEnvelopeError):
     """The filter, sort, projection or update cannot be served exactly. Names the field and the way out."""
 
 
-class RepositoryError(_AboutADocument):
+class RepositoryError(_AboutDocumentError):
     """The database does not hold what the call supposed."""
 
 

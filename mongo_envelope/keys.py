@@ -245,7 +245,9 @@ class KeyRing(_NeverLeaves):
             found = "is not a key file, or is damaged. Restore it from its backup; do not make a new one over it"
         if found is not None:
             raise ConfigurationError(f"{what} {found}")
-        return cls([DataKey(kid, material, created=created, check=check) for kid, material, check, created in keys], primary=primary)
+        return cls(
+            [DataKey(kid, material, created=created, check=check) for kid, material, check, created in keys], primary=primary
+        )
 
 
 def _key_fields(entry: dict[str, Any]) -> tuple[str, bytes, bytes, datetime | None]:
@@ -279,7 +281,7 @@ def _create_private(path: Path, content: bytes) -> bool:
         _sync_folder(path.parent)
         return True
     finally:
-        os.unlink(temporary)
+        Path(temporary).unlink()
 
 
 def _sync_folder(folder: Path) -> None:

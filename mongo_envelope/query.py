@@ -58,7 +58,9 @@ def compile_filter(schema: Schema[Any], given: Mapping[str, Any] | None) -> dict
     return compiled
 
 
-def compile_sort(schema: Schema[Any], key: str | Sequence[Any] | Mapping[str, int], direction: int | None = None) -> list[tuple[str, int]]:
+def compile_sort(
+    schema: Schema[Any], key: str | Sequence[Any] | Mapping[str, int], direction: int | None = None
+) -> list[tuple[str, int]]:
     """pymongo's sort list, from a name, a list of names or ``(name, direction)`` pairs, or a dict. Raise `QueryError`."""
     if isinstance(key, str):
         pairs: Iterable[Any] = [(key, 1 if direction is None else direction)]
@@ -148,7 +150,9 @@ def _value(field: StoredField, name: str, value: Any) -> Any:
         found = bring(field, value)
         if found is not _NOT:
             return found
-    raise QueryError(f"{name}: this field is a {field.node.label}, and the filter's value is a {type(value).__name__} that is not one")
+    raise QueryError(
+        f"{name}: this field is a {field.node.label}, and the filter's value is a {type(value).__name__} that is not one"
+    )
 
 
 _NOT: Final = object()
@@ -183,4 +187,6 @@ def _element(field: StoredField, value: Any) -> Any:
 def _unchanged(field: StoredField, name: str, value: Any) -> Any:
     if isinstance(value, _UNCHANGED) or (isinstance(value, datetime) and value.tzinfo is not None):
         return value
-    raise QueryError(f"{name}: beneath {field.name}, a {type(value).__name__} cannot be compared exactly. Filter by the whole field")
+    raise QueryError(
+        f"{name}: beneath {field.name}, a {type(value).__name__} cannot be compared exactly. Filter by the whole field"
+    )

@@ -86,10 +86,14 @@ class _Sealed:
 class _Flows(Generic[Model]):
     """Everything that a repository does, as coroutines that either driver can run."""
 
-    def __init__(self, model: type[Model], collection: Any, kind: type, *, keys: KeyRing, context: str | None, validate_on_save: bool) -> None:
-        if not isinstance(collection, kind):
+    def __init__(
+        self, model: type[Model], collection: Any, kind: type, *, keys: KeyRing, context: str | None, validate_on_save: bool
+    ) -> None:
+        if not isinstance(collection, Collection | AsyncCollection) or not isinstance(collection, kind):
             right = "Repository with a MongoClient, AsyncRepository with an AsyncMongoClient"
-            raise ConfigurationError(f"{type(collection).__module__}.{type(collection).__name__} is not a collection of this driver. Use {right}")
+            raise ConfigurationError(
+                f"{type(collection).__module__}.{type(collection).__name__} is not a collection of this driver. Use {right}"
+            )
         if not collection.write_concern.acknowledged:
             raise ConfigurationError("an unacknowledged write concern (w=0) would lose updates without a sign")
         self.name: str = collection.name
@@ -97,9 +101,7 @@ class _Flows(Generic[Model]):
             model, keys=keys, context=collection.name if context is None else context, validate_on_save=validate_on_save
         )
         self.schema = self.codec.schema
-        self.collection = collection.with_options(
-            codec_options=envelope.CODEC_OPTIONS.with_options(document_class=RawBSONDocument)
-        )
+        self.collection = collection.with_options(codec_options=envelope.CODEC_OPTIONS.with_options(document_class=RawBSONDocument))
 
     # --- what an instance remembers -----------------------------------------------------------------------------------
 
@@ -164,8 +166,12 @@ class _Flows(Generic[Model]):
 
     async def _missed(self, where: dict[str, Any], session: Any) -> RepositoryError:
         if await settle(self.collection.find_one(where, {"_id": 1}, session=session)) is None:
-            return DocumentNotFoundError("not saved: the document has been deleted since it was loaded. save(…, overwrite=True) writes it anew")
-        return RevisionConflictError("not saved: somebody else wrote the document since it was loaded. Load it again, and repeat the change")
+            return DocumentNotFoundError(
+                "not saved: the document has been deleted since it was loaded. save(…, overwrite=True) writes it anew"
+            )
+        return RevisionConflictError(
+            "not saved: somebody else wrote the document since it was loaded. Load it again, and repeat the change"
+        )
 
     async def save_many(self, models: Iterable[Model], *, session: Any) -> list[Model]:
         given = list(models)
@@ -212,9 +218,10 @@ class _Flows(Generic[Model]):
     def open(self, document: RawBSONDocument) -> tuple[dict[str, Any], Model]:
         """Verify and open one document, and let the instance remember it."""
         try:
-            opened, model = self.codec.open_bson(document.raw)
+            opened, model = self.codec.open_bson(bytes(document.raw))
         except (EnvelopeError, KeyUnavailableError) as error:
-            raise error.about(collection=self.name)
+            error.about(collection=self.name)
+            raise
         self.remember(model, opened["_id"], frozenset({opened["hmac"]}))
         return opened, model
 
@@ -271,7 +278,9 @@ class _Shell(Generic[Model]):
 
     _kind: type
 
-    def __init__(self, model: type[Model], collection: Any, *, keys: KeyRing, context: str | None = None, validate_on_save: bool = False) -> None:
+    def __init__(
+        self, model: type[Model], collection: Any, *, keys: KeyRing, context: str | None = None, validate_on_save: bool = False
+    ) -> None:
         """Compile the model for one collection.
 
         ``context``: the name under which keys are derived; the collection's name by default, so that a restore into another
@@ -389,17 +398,17 @@ class Repository(_Shell[Model]):
         """Save several: new ones in one ordered insert, then loaded ones one by one. All are sealed before any is sent."""
         return drive(self._flows.save_many(models, session=session))
 
-    def load(self, id: Any, *, session: ClientSession | None = None) -> Model:  # noqa: A002 - the model's own word
+    def load(self, id: Any, *, session: ClientSession | None = None) -> Model:
         """The model with this id, verified. Raise `DocumentNotFoundError`, `EnvelopeError` or `UnknownKeyError`."""
         return drive(self._flows.load(id, session=session))
 
-    def find_one(self, filter: Filter = None, *, sort: SortKey | None = None, session: ClientSession | None = None) -> Model | None:  # noqa: A002 - pymongo's name
+    def find_one(self, filter: Filter = None, *, sort: SortKey | None = None, session: ClientSession | None = None) -> Model | None:
         """The first model that matches, or None. The filter is as for `find`."""
         return drive(self._flows.find_one(filter, sort=sort, session=session))
 
     def find(
         self,
-        filter: Filter = None,  # noqa: A002 - pymongo's name
+        filter: Filter = None,
         *,
         sort: SortKey | None = None,
         skip: int = 0,
@@ -409,7 +418,7 @@ class Repository(_Shell[Model]):
         """A cursor over what matches a filter on queryable fields. Raise `QueryError` at once for one that cannot be served."""
         return Cursor(self._flows, self._flows.find(filter, sort=sort, skip=skip, limit=limit, session=session))
 
-    def delete(self, id: Any, *, session: ClientSession | None = None) -> bool:  # noqa: A002 - the model's own word
+    def delete(self, id: Any, *, session: ClientSession | None = None) -> bool:
         """Delete the document with this id. Whether there was one."""
         return drive(self._flows.delete(id, session=session))
 
@@ -427,13 +436,13 @@ class AsyncRepository(_Shell[Model]):
         """See `Repository.save_many`."""
         return await self._flows.save_many(models, session=session)
 
-    async def load(self, id: Any, *, session: AsyncClientSession | None = None) -> Model:  # noqa: A002 - the model's own word
+    async def load(self, id: Any, *, session: AsyncClientSession | None = None) -> Model:
         """See `Repository.load`."""
         return await self._flows.load(id, session=session)
 
     async def find_one(
         self,
-        filter: Filter = None,  # noqa: A002 - pymongo's name
+        filter: Filter = None,
         *,
         sort: SortKey | None = None,
         session: AsyncClientSession | None = None,
@@ -443,7 +452,7 @@ class AsyncRepository(_Shell[Model]):
 
     def find(
         self,
-        filter: Filter = None,  # noqa: A002 - pymongo's name
+        filter: Filter = None,
         *,
         sort: SortKey | None = None,
         skip: int = 0,
@@ -453,6 +462,6 @@ class AsyncRepository(_Shell[Model]):
         """See `Repository.find`. Not awaited; the cursor is."""
         return AsyncCursor(self._flows, self._flows.find(filter, sort=sort, skip=skip, limit=limit, session=session))
 
-    async def delete(self, id: Any, *, session: AsyncClientSession | None = None) -> bool:  # noqa: A002 - the model's own word
+    async def delete(self, id: Any, *, session: AsyncClientSession | None = None) -> bool:
         """See `Repository.delete`."""
         return await self._flows.delete(id, session=session)

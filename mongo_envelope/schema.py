@@ -12,6 +12,7 @@ How values become JSON without loss is `lossless`.
 from __future__ import annotations
 
 import dataclasses
+import json
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from pydantic_core import SchemaValidator
 
 from .envelope import RESERVED
 from .errors import PayloadError, SchemaError
-from .lossless import Misfit, Node, Plan, Unfit, compile_plan
+from .lossless import Misfit, Node, Plan, Rewritten, Unfit, core_schema_of
 
 __all__ = ["Queryable", "Schema", "Sensitive", "StoredField"]
 
@@ -104,14 +105,12 @@ class Schema(Generic[Model]):
         """Read a model. Raise `SchemaError`, naming the field and what to write instead."""
         if not (isinstance(model, type) and issubclass(model, BaseModel)) or issubclass(model, RootModel):
             raise SchemaError(f"{model!r} is not a pydantic model with fields: derive it from pydantic.BaseModel")
-        compile_plan(model)  # also resolves forward references; what cannot be kept is said before anything about markers
+        core_schema_of(model)  # resolves forward references, in which markers may stand
         markers = _markers_of_fields(model)
         codecs = {name: _codec_of(model, name, marker) for name, marker in markers.items()}
-        own = {name: codec for name, codec in codecs.items() if codec is not None}
-        plan = compile_plan(model, codecs=own)
-        stored = list(_stored_fields(model, plan, markers))
-        spliced = frozenset(field.name for field in stored if field.spliced)
-        plan = compile_plan(model, codecs=own, leave_out=spliced)
+        places = Rewritten(model, codecs={name: codec for name, codec in codecs.items() if codec is not None})
+        stored = list(_stored_fields(model, places, markers))
+        plan = places.compile(leave_out=[field.name for field in stored if field.spliced])
         sensitive = frozenset(model.model_fields) - {field.name for field in stored}
         _refuse_clashes(model, stored, sensitive)
         return cls(model, plan, stored, sensitive)
@@ -220,13 +219,21 @@ _JSON_SPACE: Final = b" \t\n\r"
 
 
 def payload_object(payload: bytes) -> dict[str, Any]:
-    """A payload as plain JSON values. Raise `PayloadError` unless it is one object in UTF-8 without a name twice."""
+    """A payload as plain JSON values. Raise `PayloadError` unless it is one object in strict UTF-8 without a name twice."""
     try:
-        content = pydantic_core.from_json(payload, catch_duplicate_keys=True)
-    except ValueError:
+        content = json.loads(payload.decode(), object_pairs_hook=_unique)
+        json.dumps(content, ensure_ascii=False).encode()  # fails for the escape of a lone surrogate
+    except (ValueError, RecursionError):
         content = None
     if not isinstance(content, dict):
         raise PayloadError("the document is genuine, but its payload is not one JSON object with unique names")
+    return content
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) != len(pairs):
+        raise ValueError
     return content
 
 
@@ -246,7 +253,9 @@ def _markers_of_fields(model: type[BaseModel]) -> dict[str, Marker]:
     for name, info in model.model_fields.items():
         where = f"{model.__name__}.{name}"
         if isinstance(info.default, Marker) or info.default in (Queryable, Sensitive):
-            raise SchemaError(f"{where}: the marker stands as the default value. Write {name}: Annotated[…, {_named(info.default)}]")
+            raise SchemaError(
+                f"{where}: the marker stands as the default value. Write {name}: Annotated[…, {_named(info.default)}]"
+            )
         found = _markers_in(info.metadata, where)
         queryable = isinstance(found, Queryable)
         _refuse_lost(info.annotation, where, clear=queryable, seen=set())
@@ -354,15 +363,17 @@ def _codec_of(model: type[BaseModel], name: str, marker: Marker) -> tuple[Callab
 # What stands in the clear.
 
 
-def _stored_fields(model: type[Model], plan: Plan[Model], markers: Mapping[str, Marker]) -> Iterator[StoredField]:
+def _stored_fields(model: type[Model], places: Rewritten[Model], markers: Mapping[str, Marker]) -> Iterator[StoredField]:
     identity = _identity(model)
     marker = markers.get(identity)
     where = f"{model.__name__}.{identity}"
     if isinstance(marker, Sensitive):
-        raise SchemaError(f"{where}: the id is the document's _id, which stands in the clear. Use another field for what is sensitive")
+        raise SchemaError(
+            f"{where}: the id is the document's _id, which stands in the clear. Use another field for what is sensitive"
+        )
     if isinstance(marker, Queryable) and marker.name not in (None, "_id"):
         raise SchemaError(f"{where}: the id is stored as _id")
-    yield StoredField(identity, "_id", _clear(plan.fields[identity], where, identity=True))
+    yield StoredField(identity, "_id", _clear(places.fields[identity], where, identity=True))
     for name, marker in markers.items():
         if name == identity or not isinstance(marker, Queryable):
             continue
@@ -372,8 +383,8 @@ def _stored_fields(model: type[Model], plan: Plan[Model], markers: Mapping[str, 
             raise SchemaError(f"{where}: the stored name {stored!r} belongs to the envelope. Write Queryable(name=…)")
         if not stored or stored.startswith("$") or "." in stored or "\0" in stored:
             raise SchemaError(f"{where}: {stored!r} cannot be a stored name: not empty, no leading $, no dot, no NUL")
-        computed = name in plan.computed
-        node = plan.computed[name] if computed else plan.fields[name]
+        computed = name in places.computed
+        node = places.computed[name] if computed else places.fields[name]
         yield StoredField(name, stored, _clear(node, where), computed=computed, index=marker.index)
 
 

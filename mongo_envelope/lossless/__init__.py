@@ -1,31 +1,33 @@
 """Lossless JSON for any pydantic model: what is loaded equals what was saved, or is refused.
 
-`compile_plan` makes, once for each model, a private serializer and validator from a rewritten copy of its core schema
+`Rewritten(model).compile()` makes, once for each model, a private serializer and validator from a rewritten copy of its core schema
 (`rewrite`), and a check that finds values of the wrong type (`node`). `schema` is the only user; nothing here knows what is
 sensitive, sealed or stored.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar, get_args
 
 from pydantic import BaseModel, PydanticSchemaGenerationError, PydanticUndefinedAnnotation, PydanticUserError
 from pydantic_core import SchemaSerializer, SchemaValidator, ValidationError, core_schema
 
-from ..errors import SchemaError
-from .node import Misfit, Node
-from .rewrite import CONFIG, Codec, Rewriter
+from mongo_envelope.errors import SchemaError
 
-__all__ = ["Misfit", "Node", "Plan", "Unfit", "compile_plan"]
+from .node import Misfit, Node
+from .reading import CONFIG, Codec
+from .rewrite import Rewriter
+
+__all__ = ["Misfit", "Node", "Plan", "Rewritten", "Unfit", "core_schema_of"]
 
 Model = TypeVar("Model", bound=BaseModel)
 _CONTEXT: Final = {"mongo_envelope": "load"}
 _PYDANTIC_ERRORS: Final = frozenset(get_args(core_schema.ErrorType))
 
 
-class Unfit(Exception):  # noqa: N818 - never leaves the package: schema raises PayloadError in its place
+class Unfit(Exception):
     """JSON that does not fit the model. Its text names fields and kinds of error, never a value."""
 
 
@@ -34,25 +36,22 @@ class Plan(Generic[Model]):
     """The compiled form of one model."""
 
     root: Node
-    fields: Mapping[str, Node]  #: by field name
-    computed: Mapping[str, Node]  #: what the computed fields return, by name
     names: frozenset[str]
     _serializer: SchemaSerializer
     _validator: SchemaValidator
 
     def dump(self, model: Model) -> bytes:
         """One UTF-8 JSON object: every field that is not left out. Raise `Misfit` for a value that cannot be kept."""
-        problem = "a value that JSON cannot hold"
         try:
             self.root.check(model)
             return self._serializer.to_json(model, warnings="none")
         except Misfit as misfit:
-            problem = str(misfit)
+            found = misfit
         except RecursionError:
-            problem = "nested too deeply, or inside itself"
+            found = Misfit("nested too deeply, or inside itself")
         except Exception as error:  # noqa: BLE001 - a serializer's message quotes the value; so would its __context__
-            problem += f" ({type(error).__name__})"
-        raise Misfit(problem)
+            found = Misfit(f"a value that JSON cannot hold ({type(error).__name__})")
+        raise found
 
     def load(self, json: bytes) -> Model:
         """The model, its own validators run. Raise `Unfit` where the JSON does not fit it (any more)."""
@@ -68,9 +67,7 @@ class Plan(Generic[Model]):
 
     def _described(self, error: Any) -> str:
         """Field names of the schema and positions in lists; what else stands in a path is content, and shown as ``[*]``."""
-        steps = [
-            f"[{step}]" if isinstance(step, int) else f".{step}" if step in self.names else "[*]" for step in error["loc"]
-        ]
+        steps = [f"[{step}]" if isinstance(step, int) else f".{step}" if step in self.names else "[*]" for step in error["loc"]]
         kind = error["type"] if error["type"] in _PYDANTIC_ERRORS else "custom error"
         return f"{''.join(steps).removeprefix('.') or 'the model'}: {kind}"
 
@@ -79,28 +76,30 @@ def _errors(error: ValidationError) -> list[Any]:
     return list(error.errors(include_url=False, include_context=False, include_input=False))
 
 
-def compile_plan(
-    model: type[Model], *, codecs: Mapping[str, Codec] | None = None, leave_out: frozenset[str] = frozenset()
-) -> Plan[Model]:
-    """Compile a model. ``codecs``: (dump, load) of fields that bring their own; ``leave_out``: fields that `Plan.dump` omits.
+class Rewritten(Generic[Model]):
+    """A model whose places are known, before it is decided which of its fields are written."""
 
-    Raise `SchemaError` for a type that cannot be kept.
-    """
-    schema = _core_schema(model)
-    rewriter = Rewriter(model, codecs=codecs or {}, leave_out=leave_out)
-    root = rewriter.rewrite(schema)
-    # Without _use_prebuilt=False pydantic-core takes each class's own serializer and validator instead of the rewritten ones.
-    return Plan(
-        root=root,
-        fields=rewriter.fields,
-        computed=rewriter.computed,
-        names=frozenset(rewriter.names),
-        _serializer=SchemaSerializer(root.schema, CONFIG, _use_prebuilt=False),
-        _validator=SchemaValidator(root.schema, CONFIG, _use_prebuilt=False),
-    )
+    def __init__(self, model: type[Model], *, codecs: Mapping[str, Codec] | None = None) -> None:
+        """Rewrite. ``codecs``: (dump, load) of fields that bring their own. Raise `SchemaError` for what cannot be kept."""
+        self._rewriter = Rewriter(model, core_schema_of(model), codecs=codecs or {})
+        self.fields: Mapping[str, Node] = self._rewriter.fields  #: by field name
+        self.computed: Mapping[str, Node] = self._rewriter.computed  #: what the computed fields return, by name
+
+    def compile(self, *, leave_out: Iterable[str] = ()) -> Plan[Model]:
+        """Compile, once. `Plan.dump` does not write the fields ``leave_out``; `Plan.load` reads them if they are there."""
+        self._rewriter.leave_out(leave_out)
+        root = self._rewriter.root
+        # Without _use_prebuilt=False pydantic-core takes each class's own serializer and validator, not the rewritten ones.
+        return Plan(
+            root,
+            frozenset(self._rewriter.names),
+            SchemaSerializer(root.schema, CONFIG, _use_prebuilt=False),
+            SchemaValidator(root.schema, CONFIG, _use_prebuilt=False),
+        )
 
 
-def _core_schema(model: type[BaseModel]) -> Any:
+def core_schema_of(model: type[BaseModel]) -> Any:
+    """The model's core schema, its forward references resolved. Raise `SchemaError` if pydantic cannot build it."""
     try:
         model.model_rebuild()
     except (PydanticUndefinedAnnotation, PydanticSchemaGenerationError, PydanticUserError) as error:

@@ -34,7 +34,7 @@ _ADDRESSES: Final = (
     ipaddress.IPv6Interface,
     ipaddress.IPv6Network,
 )
-_SECRET: Final = "a secret does not belong in metadata, which stands in the clear: leave it unmarked"
+_NOT_IN_THE_CLEAR: Final = "a secret does not belong in metadata, which stands in the clear: leave it unmarked"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +57,9 @@ def kept_class(cls: type) -> KeptClass | None:
     if issubclass(cls, PurePath) and cls.__module__.partition(".")[0] == "pathlib":
         return _as_text(cls, frozenset({type(cls())}), str)
     if issubclass(cls, SecretStr):
-        return KeptClass(frozenset({cls}), cls.get_secret_value, core_schema.str_schema(), "string", opaque=_SECRET)
+        return KeptClass(frozenset({cls}), cls.get_secret_value, core_schema.str_schema(), "string", opaque=_NOT_IN_THE_CLEAR)
     if issubclass(cls, SecretBytes):
-        return KeptClass(frozenset({cls}), cls.get_secret_value, core_schema.bytes_schema(), "string", opaque=_SECRET)
+        return KeptClass(frozenset({cls}), cls.get_secret_value, core_schema.bytes_schema(), "string", opaque=_NOT_IN_THE_CLEAR)
     return _TABLE.get(cls)
 
 

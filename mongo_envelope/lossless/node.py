@@ -7,20 +7,20 @@ cuts a subclass down to its base, and prints the value in a warning.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, NoReturn, Self
 
-from pydantic_core import CoreSchema
+from pydantic_core import CoreSchema, core_schema
 
-__all__ = ["Kind", "Misfit", "Node", "prefixed"]
+__all__ = ["Check", "Kind", "Misfit", "Node", "Project", "prefixed", "summary"]
 
 Kind = Literal["null", "bool", "int", "float", "string", "array", "object"]
 Check = Callable[[Any], None]
 Project = Callable[[Any], Any]
 
 
-class Misfit(Exception):  # noqa: N818 - never leaves the package: schema raises PayloadError in its place
+class Misfit(Exception):
     """A value that its place cannot hold. Carries the path to it and the names of types, never the value."""
 
     def __init__(self, problem: str) -> None:
@@ -97,3 +97,17 @@ class _Everything(frozenset[type]):
 
 
 EVERYTHING: Final[Collection[type]] = _Everything()
+
+
+def summary(nodes: Iterable[Node]) -> Node:
+    """What a place inherits from those inside it."""
+    inside = list(nodes)
+    return Node(
+        schema=core_schema.any_schema(),
+        label="",
+        types=frozenset(),
+        kinds=frozenset(),
+        tolerant=any(node.tolerant for node in inside),
+        exact=any(node.exact for node in inside),
+        opaque=next((node.opaque for node in inside if node.opaque), None),
+    )

@@ -1,0 +1,94 @@
+"""Reading and writing core schemas: what every room of this package needs of their form.
+
+A core schema is a dict whose ``type`` says what else is in it; pydantic_core.core_schema lists the kinds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import FunctionType, MethodType
+from typing import Any, Final, cast
+
+from pydantic_core import CoreConfig, CoreSchema, core_schema
+
+from .node import Kind
+
+__all__ = [
+    "CONFIG",
+    "INSTEAD",
+    "JSON_KINDS",
+    "Codec",
+    "Raw",
+    "choices_of",
+    "config_of",
+    "dumped",
+    "function_of",
+    "is_pydantic",
+    "only",
+]
+
+Raw = dict[str, Any]
+Codec = tuple[Callable[[Any], Any], Callable[[Any], Any]]  # dump, load
+
+#: How every schema is built. The first four are what makes JSON lossless; the last keeps values out of errors.
+CONFIG: Final = CoreConfig(
+    ser_json_bytes="base64",
+    val_json_bytes="base64",
+    ser_json_inf_nan="constants",
+    ser_json_timedelta="iso8601",
+    hide_input_in_errors=True,
+)
+#: What a model's own configuration says about validation stays. About names, strictness and serialization it does not.
+_CONFIG_KEPT: Final = (
+    "title",
+    "extra_fields_behavior",
+    "allow_inf_nan",
+    "str_max_length",
+    "str_min_length",
+    "str_strip_whitespace",
+    "str_to_lower",
+    "str_to_upper",
+    "regex_engine",
+    "coerce_numbers_to_str",
+    "validate_default",
+    "url_preserve_empty_path",
+)
+INSTEAD: Final = "Annotate the field with Sensitive(dump=…, load=…), or use a type that JSON can tell apart"
+#: the types that JSON has a word for, and which
+JSON_KINDS: Final[dict[type, Kind]] = {str: "string", int: "int", bool: "bool", type(None): "null"}
+
+
+def only(raw: Raw, *names: str) -> Raw:
+    """The entries of these names, as far as they are given."""
+    return {name: raw[name] for name in names if raw.get(name) is not None}
+
+
+def function_of(raw: Raw) -> Raw:
+    """A function validator without its schema, serializer and reference."""
+    return only(raw, "type", "function")
+
+
+def config_of(raw: Raw) -> CoreConfig:
+    """The configuration of a rewritten model: ours, and what the model's own says about validation."""
+    return cast("CoreConfig", dict(CONFIG) | only(raw.get("config", {}), *_CONFIG_KEPT))
+
+
+def dumped(function: Callable[[Any], Any], written: CoreSchema | Raw) -> core_schema.PlainSerializerFunctionSerSchema:
+    """A serializer: the function's result, written by the schema ``written``."""
+    return core_schema.plain_serializer_function_ser_schema(function, return_schema=cast("CoreSchema", written))
+
+
+def is_pydantic(function: object) -> bool:
+    """Whether a validator or a serializer is one of pydantic's own, which are known, and not a user's."""
+    return isinstance(function, FunctionType | MethodType) and function.__module__.partition(".")[0] == "pydantic"
+
+
+def choices_of(raw: Raw) -> list[Raw]:
+    """The members of a union, a tagged one too, each once."""
+    given = raw["choices"]
+    each = list(given.values()) if isinstance(given, dict) else [one[0] if isinstance(one, tuple) else one for one in given]
+    unique: list[Raw] = []
+    for one in each:
+        if one not in unique:
+            unique.append(one)
+    return unique
