@@ -51,7 +51,16 @@ class Plan(Generic[Model]):
             found = Misfit("nested too deeply, or inside itself")
         except Exception as error:  # noqa: BLE001 - a serializer's message quotes the value; so would its __context__
             found = Misfit(f"a value that JSON cannot hold ({type(error).__name__})")
+            found.path = [f".{name}" for name in type(model).model_fields if not self._holds(model, name)][:1]
         raise found
+
+    def _holds(self, model: Model, name: str) -> bool:
+        """Whether JSON can hold the value of one field."""
+        try:
+            self._serializer.to_json(model, include={name}, warnings="none")
+        except Exception:  # noqa: BLE001 - as in `dump`
+            return False
+        return True
 
     def load(self, json: bytes) -> Model:
         """The model, its own validators run. Raise `Unfit` where the JSON does not fit it (any more)."""

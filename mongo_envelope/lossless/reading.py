@@ -70,12 +70,12 @@ def function_of(raw: Raw) -> Raw:
 
 def config_of(raw: Raw) -> CoreConfig:
     """The configuration of a rewritten model: ours, and what the model's own says about validation."""
-    return cast("CoreConfig", dict(CONFIG) | only(raw.get("config", {}), *_CONFIG_KEPT))
+    return cast("CoreConfig", {**only(raw.get("config", {}), *_CONFIG_KEPT), **CONFIG})
 
 
-def dumped(function: Callable[[Any], Any], written: CoreSchema | Raw) -> core_schema.PlainSerializerFunctionSerSchema:
+def dumped(function: Callable[[Any], Any], written: CoreSchema) -> core_schema.PlainSerializerFunctionSerSchema:
     """A serializer: the function's result, written by the schema ``written``."""
-    return core_schema.plain_serializer_function_ser_schema(function, return_schema=cast("CoreSchema", written))
+    return core_schema.plain_serializer_function_ser_schema(function, return_schema=written)
 
 
 def is_pydantic(function: object) -> bool:
