@@ -7,11 +7,13 @@ sensitive, sealed or stored.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar, get_args
 
-from pydantic import BaseModel, PydanticSchemaGenerationError, PydanticUndefinedAnnotation, PydanticUserError
+import pydantic
+from pydantic import BaseModel, PydanticSchemaGenerationError, PydanticUndefinedAnnotation, PydanticUserError, field_serializer
 from pydantic_core import SchemaSerializer, SchemaValidator, ValidationError, core_schema
 
 from mongo_envelope.errors import SchemaError
@@ -96,6 +98,10 @@ class Rewritten(Generic[Model]):
 
     def compile(self, *, leave_out: Iterable[str] = ()) -> Plan[Model]:
         """Compile, once. `Plan.dump` does not write the fields ``leave_out``; `Plan.load` reads them if they are there."""
+        _check_pydantic()
+        return self._compile(leave_out)
+
+    def _compile(self, leave_out: Iterable[str]) -> Plan[Model]:
         self._rewriter.leave_out(leave_out)
         root = self._rewriter.root
         # Without _use_prebuilt=False pydantic-core takes each class's own serializer and validator, not the rewritten ones.
@@ -105,6 +111,27 @@ class Rewritten(Generic[Model]):
             SchemaSerializer(root.schema, CONFIG, _use_prebuilt=False),
             SchemaValidator(root.schema, CONFIG, _use_prebuilt=False),
         )
+
+
+class _Masked(BaseModel):
+    secret: str
+
+    @field_serializer("secret")
+    def _mask(self, _: str) -> str:
+        return "***"
+
+
+class _Canary(BaseModel):
+    nested: _Masked
+
+
+@functools.cache
+def _check_pydantic() -> None:
+    """Once in a process: this pydantic builds what we rewrote. If it put the classes' own serializers in, secrets would be lost."""
+    canary = _Canary(nested=_Masked(secret="kept"))  # noqa: S106 - nothing secret
+    plan = Rewritten(_Canary)._compile(())
+    if plan.dump(canary) != b'{"nested":{"secret":"kept"}}' or plan.load(plan.dump(canary)) != canary:
+        raise SchemaError(f"pydantic {pydantic.VERSION} does not build rewritten schemas: this version cannot be used")
 
 
 def core_schema_of(model: type[BaseModel]) -> Any:

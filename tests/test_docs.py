@@ -1,0 +1,68 @@
+"""README and docs: every code sample runs, and every file that is named is there."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pymongo import MongoClient
+
+import mongo_envelope
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "spec" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def samples(page: Path) -> list[str]:
+    """The Python code blocks of a page."""
+    return re.findall(r"^```python\n(.*?)^```", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
+def test_the_first_sample_of_the_readme_runs_as_it_stands(tmp_path: Path) -> None:
+    """As a newcomer would paste it into a file: it prints the customer and what a thief sees."""
+    script = tmp_path / "sample.py"
+    script.write_text(samples(ROOT / "README.md")[0])
+    done = subprocess.run(
+        [sys.executable, "-W", "error", script], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    seen, stolen = done.stdout.splitlines()
+    assert "ada@example.com" in seen
+    assert "acme" in stolen
+    assert "ada@example.com" not in stolen
+    assert (tmp_path / "keys.json").stat().st_mode & 0o777 == 0o600
+
+
+def test_the_other_samples_of_the_readme_run_one_after_the_other(
+    client: MongoClient[Any], capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the names of the first, and a collection of a server that is still there."""
+    first, *others = samples(ROOT / "README.md")
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, Any] = {name: getattr(mongo_envelope, name) for name in mongo_envelope.__all__}
+    exec(compile(first, "README.md, first sample", "exec"), namespace)
+    namespace["customers"] = mongo_envelope.Repository(
+        namespace["Customer"], client[f"readme_{id(namespace)}"].customers, keys=namespace["keys"]
+    )
+    for number, sample in enumerate(others, 2):
+        exec(compile(sample, f"README.md, sample {number}", "exec"), namespace)
+    assert "Customer.email is sensitive" in capsys.readouterr().out
+    client.drop_database(f"readme_{id(namespace)}")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_to_a_file_leads_to_one(page: Path) -> None:
+    """Relative links, in README and docs."""
+    for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+        assert (page.parent / link).exists(), link
+
+
+def test_the_error_tree_of_the_readme_names_every_error() -> None:
+    """And no other."""
+    text = (ROOT / "README.md").read_text()
+    named = set(re.findall(r"\b\w+Error\b", text))
+    assert named == {name for name in mongo_envelope.__all__ if name.endswith("Error")}
