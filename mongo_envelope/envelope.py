@@ -59,7 +59,8 @@ class Opened(NamedTuple):
 def seal(metadata: Mapping[str, Any], payload: bytes, *, keys: KeyRing, context: str) -> bytes:
     """The stored document, as BSON: ``metadata`` (with ``_id``) in the clear, ``payload`` encrypted, all of it authenticated.
 
-    ``payload`` is one UTF-8 JSON object. Raise `MalformedEnvelopeError` for metadata that the format has no place for.
+    ``payload`` is one UTF-8 JSON object. That names are not empty and have no leading $ and no dot is checked by `schema`, once,
+    and not here for every document. Raise `MalformedEnvelopeError` for metadata that the format has no place for.
     """
     return _seal_with(metadata, payload, keys=keys, context=context, iv=os.urandom(primitives.IV_BYTES))
 
@@ -78,6 +79,8 @@ def _seal_with(metadata: Mapping[str, Any], payload: bytes, *, keys: KeyRing, co
         )
     if any(type(value) is Timestamp and not value.time and not value.inc for value in (identity, *fields.values())):
         raise MalformedEnvelopeError("a top-level Timestamp(0, 0) cannot be sealed: the server would replace it")
+    if "idx" in fields and not _is_idx(fields["idx"]):
+        raise MalformedEnvelopeError("idx is {kid, index name: bytes or a list of them}")
     fields |= {"data": primitives.encrypt(working.encrypt, iv, payload), "iv": iv, "kid": kid, "v": 1}
     # Code points sort as their UTF-8 bytes do, so sorting text is sorting bytewise.
     signed = _encode({"_id": identity, **{name: fields[name] for name in sorted(fields)}})[4:-1]
@@ -90,7 +93,7 @@ def open(raw: bytes, *, keys: KeyRing, context: str) -> Opened:
 
     Raise `MalformedEnvelopeError`, `UnsupportedVersionError`, `UnknownKeyError` or `IntegrityError`, in this order of steps.
     """
-    # 1. The frame: lengths, the hmac element at the end, no name twice; whole elements moved if out of order.
+    # 1. The frame: lengths, no name twice, whole elements moved if out of order, and then an hmac element at the end.
     raw, elements = _arrange(raw)
     # 2. The version.
     if _element(raw, elements, b"v") != _VERSION_1:
@@ -110,8 +113,8 @@ def open(raw: bytes, *, keys: KeyRing, context: str) -> Opened:
     iv, data = document.get("iv"), document.get("data")
     if type(iv) is not bytes or len(iv) != primitives.IV_BYTES or type(data) is not bytes or "_id" not in document:
         raise MalformedEnvelopeError("_id, iv or data is not what format v1 prescribes")  # a bson.Binary is of another subtype
-    if b"idx" in elements and not _is_idx(_element(raw, elements, b"idx")):
-        raise MalformedEnvelopeError("idx is not the document that format v1 prescribes")
+    if b"idx" in elements:
+        _check_idx(_element(raw, elements, b"idx")[1:], document["idx"])
     return Opened(document, primitives.decrypt(working.encrypt, iv, data))
 
 
@@ -151,7 +154,7 @@ _COUNTED: Final = {
     0x0E: (4, 1),  # symbol
     0x0F: (0, 14),  # code with scope
 }
-_DOCUMENT, _ARRAY, _BINARY, _REGEX = 0x03, 0x04, 0x05, 0x0B
+_REGEX: Final = 0x0B
 
 _Span = tuple[int, int, int]  # the element begins, its value begins, it ends
 
@@ -162,7 +165,7 @@ def identify(raw: bytes) -> Any:
         leads = raw[5:9] == b"_id\x00"  # as in every sealed document: no need to walk the others
         start, end = (4, 9 + _size(raw, raw[4], 9, len(raw))) if leads else _elements(raw)[b"_id"][::2]
         return bson.decode(_INT32.pack(end - start + 5) + raw[start:end] + b"\x00", CODEC_OPTIONS)["_id"]
-    except (MalformedEnvelopeError, KeyError, BSONError):
+    except (MalformedEnvelopeError, KeyError, BSONError, struct.error):  # struct: a length that no int32 holds
         return None
 
 
@@ -182,7 +185,8 @@ def _arrange(raw: bytes) -> tuple[bytes, dict[bytes, _Span]]:
     if names != ordered:
         raw = raw[:4] + b"".join(raw[slice(*elements[name][::2])] for name in ordered) + b"\x00"
         elements = _elements(raw)
-    if ordered[-1:] != [b"hmac"] or raw[-_TRAILER_BYTES : -primitives.TAG_BYTES - 1] != _TAG_HEADER:
+    start = len(raw) - _TRAILER_BYTES  # asked of the element: the last bytes may lie inside a longer binary
+    if b"hmac" not in elements or elements[b"hmac"][0] != start or not raw.startswith(_TAG_HEADER, start):
         raise MalformedEnvelopeError("not a sealed document: it does not end in an hmac of 32 bytes")
     return raw, elements
 
@@ -242,21 +246,19 @@ def _kid(element: bytes) -> str:
     return text
 
 
-def _is_idx(element: bytes) -> bool:
-    """``{kid, <index name>: binary of subtype 0, or an array of them}``, no name twice. Looked at as bytes: types are exact."""
-    try:
-        inside = element[1:]
-        if element[0] != _DOCUMENT or not _kid(_element(inside, names := _elements(inside), b"kid")):
-            return False
-        for name in names.keys() - {b"kid"}:
-            value = _element(inside, names, name)
-            array = value[1:]
-            each = [_element(array, items, key) for items in [_elements(array)] for key in items] if value[0] == _ARRAY else [value]
-            if any(one[0] != _BINARY or one[5] for one in each):
-                return False
-    except MalformedEnvelopeError:
+def _is_idx(idx: object) -> bool:
+    """``{kid, <index name>: binary of subtype 0, or an array of them}``, as Python values: only subtype 0 is plain `bytes`."""
+    if not isinstance(idx, dict) or not is_kid(idx.get("kid")):
         return False
-    return True
+    values = [value for name, value in idx.items() if name != "kid"]
+    return all(type(each) is bytes for value in values for each in (value if type(value) is list else [value]))
+
+
+def _check_idx(raw: bytes, idx: object) -> None:
+    """Step 5.1 for ``idx``, decoded. ``raw`` shows what decoding hides: a name twice, a symbol in place of a string."""
+    if not _is_idx(idx):
+        raise MalformedEnvelopeError("idx is not the document that format v1 prescribes")
+    _kid(_element(raw, _elements(raw), b"kid"))
 
 
 def encode_document(document: Mapping[str, Any]) -> bytes:

@@ -23,7 +23,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, NamedTuple, NoReturn
+from typing import Any, Final, NoReturn
 
 from . import primitives
 from .errors import ConfigurationError, UnknownKeyError, shortened
@@ -53,16 +53,6 @@ def check_context(context: object) -> str:
     return context
 
 
-class WorkingKeys(NamedTuple):
-    """What one key gives in one context: the only form in which `envelope` meets a key. 32 bytes each."""
-
-    encrypt: bytes
-    authenticate: bytes
-
-    def __repr__(self) -> str:
-        return "WorkingKeys(…)"
-
-
 class _NeverLeaves:
     """Refuses the ways in which Python objects leave a process by accident."""
 
@@ -76,6 +66,20 @@ class _NeverLeaves:
 
     def __deepcopy__(self, memo: object) -> NoReturn:
         self.__reduce_ex__(None)
+
+
+class WorkingKeys(_NeverLeaves):
+    """What one key gives in one context: the only form in which `envelope` meets a key. 32 bytes each."""
+
+    __slots__ = ("authenticate", "encrypt")
+
+    def __init__(self, encrypt: bytes, authenticate: bytes) -> None:
+        """Hold the two; they are derived by `DataKey.working_keys`."""
+        self.encrypt: Final = encrypt
+        self.authenticate: Final = authenticate
+
+    def __repr__(self) -> str:
+        return "WorkingKeys(…)"
 
 
 class DataKey(_NeverLeaves):
@@ -106,7 +110,8 @@ class DataKey(_NeverLeaves):
         return cls(kid or secrets.token_hex(8), secrets.token_bytes(primitives.KEY_BYTES), created=created)
 
     def working_keys(self, context: str) -> WorkingKeys:
-        """The keys of this data key for documents in one context."""
+        """The keys of this data key for documents in one context. Raise `ConfigurationError` for what cannot be a context."""
+        context = check_context(context)
         encrypt = primitives.derive(primitives.derive(self._material, "encrypt"), "encrypt", context)
         authenticate = primitives.derive(primitives.derive(self._material, "authenticate"), "authenticate", context)
         return WorkingKeys(encrypt, authenticate)
@@ -139,8 +144,9 @@ class KeyRing(_NeverLeaves):
         if not self._keys:
             raise ConfigurationError("a KeyRing needs at least one key: KeyRing.generate() makes one")
         self._primary = next(iter(self._keys)) if primary is None else primary
-        if self._primary not in self._keys:
-            raise ConfigurationError(f"the primary key {shortened(primary)} is not in the ring")
+        if not is_kid(self._primary) or self._primary not in self._keys:
+            which = shortened(primary) if is_kid(primary) else "(not even a key id)"
+            raise ConfigurationError(f"the primary key {which} is not in the ring")
         self._working: dict[tuple[str, str], WorkingKeys] = {}
 
     @classmethod
@@ -203,7 +209,7 @@ class KeyRing(_NeverLeaves):
         key = self._keys.get(kid)
         if key is None:
             raise UnknownKeyError(
-                f"sealed under key {kid!r}, which is not in this ring ({len(self._keys)} known). "
+                f"sealed under a key that is not in this ring, which holds {', '.join(self._keys)}; its kid says which. "
                 "Load the key file that was in use then"
             )
         return self._working.setdefault((kid, context), key.working_keys(context))
@@ -240,8 +246,8 @@ class KeyRing(_NeverLeaves):
             ring = json.loads(content)
             found = None if ring["version"] == _FILE_VERSION else f"has version {ring['version']:d}, this reads {_FILE_VERSION}"
             keys = [_key_fields(entry) for entry in ring["keys"]] if found is None else []
-            primary = ring["primary"]
-        except (ValueError, KeyError, TypeError, RecursionError):
+            primary = str.__str__(ring["primary"])  # TypeError for what is no text
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             found = "is not a key file, or is damaged. Restore it from its backup; do not make a new one over it"
         if found is not None:
             raise ConfigurationError(f"{what} {found}")
@@ -267,21 +273,20 @@ def _create_private(path: Path, content: bytes) -> bool:
     """
     try:
         descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.link(temporary, path)
+        finally:
+            Path(temporary).unlink()
+    except FileExistsError:
+        return False
     except OSError as error:
         raise ConfigurationError(f"cannot make the key file {str(path)!r}: {error.strerror}") from error
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            os.link(temporary, path)
-        except FileExistsError:
-            return False
-        _sync_folder(path.parent)
-        return True
-    finally:
-        Path(temporary).unlink()
+    _sync_folder(path.parent)
+    return True
 
 
 def _sync_folder(folder: Path) -> None:

@@ -6,7 +6,7 @@ through the reference when it is made, and a reject vector is also compared with
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import difflib
 import hmac
 import json
@@ -36,7 +36,7 @@ JSON_OPTIONS = json_util.JSONOptions(
     json_mode=json_util.JSONMode.CANONICAL,
     uuid_representation=UuidRepresentation.STANDARD,
     tz_aware=True,
-    tzinfo=datetime.UTC,
+    tzinfo=dt.UTC,
 )
 
 KEY = bytes(range(32))
@@ -70,7 +70,7 @@ def increments(iv: bytes, count: int) -> list[bytes]:
 
 def ctr_by_hand(key: bytes, counters: list[bytes], data: bytes) -> bytes:
     """CTR from single AES blocks, so that the counter is ours and not a library's."""
-    keystream = Cipher(algorithms.AES(key), modes.ECB()).encryptor().update(b"".join(counters))
+    keystream = Cipher(algorithms.AES(key), modes.ECB()).encryptor().update(b"".join(counters))  # noqa: S305 - single blocks
     return bytes(a ^ b for a, b in zip(data, keystream, strict=False))
 
 
@@ -150,7 +150,7 @@ def patched(raw: bytes, at: int, new: bytes) -> bytes:
 # --- seal -----------------------------------------------------------------------------------------------------------
 
 OID = ObjectId("65a1b2c3d4e5f60718293a4b")
-WHEN = datetime.datetime(2024, 2, 29, 12, 34, 56, 789000, tzinfo=datetime.UTC)
+WHEN = dt.datetime(2024, 2, 29, 12, 34, 56, 789000, tzinfo=dt.UTC)
 BIDX = bytes(range(0x40, 0x60))
 
 
@@ -335,10 +335,7 @@ SEAL = [
 
 _ONE = Seal("", {"_id": 1}, '{"a":1}')
 REFUSED = [
-    *(
-        _ONE._replace(name=f"reserved name {n}", metadata={"_id": 1, n: 1})
-        for n in ("v", "kid", "iv", "data", "hmac", "idx")
-    ),
+    *(_ONE._replace(name=f"reserved name {n}", metadata={"_id": 1, n: 1}) for n in ("v", "kid", "iv", "data", "hmac", "idx")),
     _ONE._replace(name="no _id", metadata={"a": 1}),
     _ONE._replace(name="empty name", metadata={"_id": 1, "": 1}),
     _ONE._replace(name="name starts with $", metadata={"_id": 1, "$a": 1}),
@@ -455,12 +452,17 @@ def good_documents() -> dict[str, Good]:
         sorted(before, key=lambda e: e[1:4] in (b"dat", b"iv\0", b"kid", b"idx", b"v\0\1")),
     )
     rearranged("out of order: as the length of the names", sorted(before, key=lambda e: e.index(0, 1)))
+    for name, order in {
+        "second to last": [*before[:-1], tag, before[-1]],
+        "at its place in the order of the names": [elements[n] for n in sorted(elements)],
+        "first, before _id": [tag, *before],
+        "first, all reversed": [tag, *before[::-1]],
+    }.items():
+        cases[f"out of order: hmac is not last but {name}"] = base._replace(document=document(*order))
     shuffled = Seal("", {"_id": 1, "\U0001f600": 1, "\uff5e": 2, "é": 3}, '{"a":1}')
     parts = split(shuffled.run())
     by_utf16 = sorted(parts, key=lambda n: (n == "hmac", n != "_id", n.encode("utf-16-be")))
-    cases["out of order: in order of UTF-16"] = good(shuffled)._replace(
-        document=document(*(parts[n] for n in by_utf16))
-    )
+    cases["out of order: in order of UTF-16"] = good(shuffled)._replace(document=document(*(parts[n] for n in by_utf16)))
 
     plain = Seal("", {"_id": 1}, "{}")
     for name, payload in {
@@ -557,14 +559,13 @@ class Rejects:
     def __init__(self) -> None:
         self.good = good_documents()
         self.cases: dict[str, Reject] = {}
+        self.last_wins: dict[str, str] = {}  # the payload that an opener may find who does not see duplicates
 
     def add(self, error: str, name: str, raw: bytes, base: str = "base", changes: int = 1, **other: Any) -> None:
         """Add a case: another document, or with ``other`` the same document under other keys or in another context."""
         demand(name not in self.cases, f"reject: {name}: the name occurs twice")
         good = self.good[base]
-        self.cases[name] = Reject(
-            error, raw, other.get("keys", good.keys), other.get("context", good.context), base, changes
-        )
+        self.cases[name] = Reject(error, raw, other.get("keys", good.keys), other.get("context", good.context), base, changes)
 
 
 def flips(rejects: Rejects, raw: bytes) -> None:
@@ -618,7 +619,7 @@ def flips(rejects: Rejects, raw: bytes) -> None:
     add(MALFORMED, "bit flip: closing zero", flipped(raw, len(raw) - 1), changes=-1)
 
 
-def frames(rejects: Rejects, raw: bytes) -> None:
+def frames(rejects: Rejects, raw: bytes) -> None:  # noqa: PLR0915 - a list of cases
     """Length, ends, and elements that cannot be walked."""
     parts = split(raw)
 
@@ -652,12 +653,12 @@ def frames(rejects: Rejects, raw: bytes) -> None:
     add("end: hmac renamed", swapped(raw, "hmac", el(5, "mac", binary(raw[-33:-1]))))
     add("end: hmac in capitals", swapped(raw, "hmac", el(5, "HMAC", binary(raw[-33:-1]))))
     rest = [element for name, element in parts.items() if name != "hmac"]
-    add("end: hmac is not last but second to last", document(*rest[:-1], parts["hmac"], rest[-1]))
-    add(
-        "end: hmac is not last but at its place in the order of the names", document(*(parts[n] for n in sorted(parts)))
-    )
-    add("end: hmac is not last but first", document(parts["hmac"], *rest))
-    add("end: a field after hmac", document(*rest, parts["hmac"], el(0x10, "zz", i32(1))))
+    longer = swapped(raw, "hmac", el(5, "hmac", binary(b"more" + parts["hmac"])))
+    demand(longer[-44:] == raw[-44:], "the trailer inside a longer hmac")
+    add("end: hmac is a longer binary that ends in the trailer", longer)
+    tag = hmac.digest(reference.derive(KEY, "authenticate", CONTEXT), longer[4:-44], "sha256")
+    add("end: hmac is a longer binary that ends in the trailer, and the tag fits [4:-44]", patched(longer, len(longer) - 33, tag))
+    rejects.add(INTEGRITY, "end: a field after hmac", document(*rest, parts["hmac"], el(0x10, "zz", i32(1))))
     add("end: two hmac elements, side by side", document(*rest, parts["hmac"], parts["hmac"]), changes=0)
     add(
         "end: two hmac elements, the other one first",
@@ -670,6 +671,7 @@ def frames(rejects: Rejects, raw: bytes) -> None:
         changes=0,
     )
     add("end: the hmac element lies inside another binary", document(*rest, el(5, "zz", binary(parts["hmac"]))))
+    add("end: the hmac element lies inside an element that is not the last", document(el(5, "zz", binary(parts["hmac"])), *rest))
     add("end: the closing zero is doubled inside", i32(len(raw) + 1) + raw[4:-44] + b"\0" + raw[-44:])
 
     def damaged(name: str, at: int, new: bytes) -> None:
@@ -702,6 +704,7 @@ def frames(rejects: Rejects, raw: bytes) -> None:
     damaged("walk: binary runs past the end", blob, i32(len(raw)))
     data = value_at(raw, "data")
     damaged("walk: data runs past the end", data, i32(len(raw) - data))
+    damaged("walk: data swallows all that follows, the hmac element too", data, i32(len(raw) - 1 - data - 5))
     idx = value_at(raw, "idx")
     damaged("walk: idx length one too large", idx, i32(int.from_bytes(raw[idx : idx + 4], "little") + 1))
     for name, tail in {
@@ -716,9 +719,7 @@ def frames(rejects: Rejects, raw: bytes) -> None:
         "walk: a DBPointer without its last byte before hmac": el(0x0C, "zz", string("c") + bytes(11)),
     }.items():
         add(name, added(raw, tail))
-    double = {
-        name: element for name, element in parts.items() if name in ("_id", "n", "s", "v", "kid", "iv", "data", "idx")
-    }
+    double = {name: element for name, element in parts.items() if name in ("_id", "n", "s", "v", "kid", "iv", "data", "idx")}
     for name, element in double.items():
         add(f"twice: {name}, equal", added(raw, element), changes=0)
         add(f"twice: {name}, equal, correctly authenticated", sealed_again(added(raw, element)), changes=0)
@@ -783,9 +784,7 @@ def versions_and_kids(rejects: Rejects, raw: bytes) -> None:
         "not UTF-8": b"k\xff",
     }.items():
         add(MALFORMED, f"kid: {name}", with_value(raw, "kid", string(bad)))
-    add(
-        MALFORMED, "kid: 65 characters, correctly authenticated", sealed_again(with_value(raw, "kid", string("k" * 65)))
-    )
+    add(MALFORMED, "kid: 65 characters, correctly authenticated", sealed_again(with_value(raw, "kid", string("k" * 65))))
     for name, element in {
         "int32": el(0x10, "kid", i32(1)),
         "null": el(0x0A, "kid", b""),
@@ -977,9 +976,7 @@ def contexts_and_keys(rejects: Rejects, raw: bytes) -> None:
 
     demand(tagged(reference.hkdf(right, reference.pack(label, purpose, scope))) == raw, "derivation by hand")
     for name, key in {
-        "both infos concatenated without lengths": reference.hkdf(
-            reference.hkdf(KEY, label + purpose), label + purpose + scope
-        ),
+        "both infos concatenated without lengths": reference.hkdf(reference.hkdf(KEY, label + purpose), label + purpose + scope),
         "the second info concatenated without lengths": reference.hkdf(right, label + purpose + scope),
         "purpose authenticatec, context ustomers": reference.hkdf(
             reference.hkdf(KEY, reference.pack(label, purpose + b"c")), reference.pack(label, purpose + b"c", scope[1:])
@@ -1033,6 +1030,14 @@ def contexts_and_keys(rejects: Rejects, raw: bytes) -> None:
     }.items():
         add(f"tag: {name}", tagged(right, message))
     add("tag: SHA-512 cut to 32 bytes", tagged(right, body, "sha512"))
+    add(
+        "tag: hmac is not last, and right for what stands before it only",
+        document(
+            *list(parts.values())[:-2],
+            el(5, "hmac", binary(hmac.digest(right, b"".join(list(parts.values())[:-2]), "sha256"))),
+            list(parts.values())[-2],
+        ),
+    )
     add(
         "tag: out of order, and right for that order only",
         patched(unordered, len(raw) - 33, hmac.digest(right, unordered[4:-44], "sha256")),
@@ -1143,10 +1148,6 @@ def insides(rejects: Rejects, raw: bytes) -> None:
         "leading zero": b'{"a":01}',
         "a control character in a string": b'{"a":"\n"}',
         "an unknown escape": b'{"a":"\\x41"}',
-        "a name twice": b'{"a":1,"b":2,"a":1}',
-        "a name twice, once with an escape": b'{"a":1,"\\u0061":1}',
-        "a name twice in a nested object": b'{"a":{"b":1,"b":1}}',
-        "a name twice in an object in an array": b'{"a":[{"b":1,"b":2}]}',
         "byte order mark": b"\xef\xbb\xbf" + text,
         "UTF-16": BASE.payload.encode("utf-16-le"),
         "UTF-16 with a byte order mark": BASE.payload.encode("utf-16"),
@@ -1163,6 +1164,17 @@ def insides(rejects: Rejects, raw: bytes) -> None:
         "escape of a lone surrogate in a name": b'{"\\ud800":1}',
     }.items():
         payload(name, bad)
+    for name, (twice, last_wins) in {
+        "name, equal values": ('{"a":1,"b":2,"a":1}', '{"a":1,"b":2}'),
+        "name, other values": ('{"a":1,"b":2,"a":3}', '{"a":3,"b":2}'),
+        "name, values of other types": ('{"a":{"b":1},"a":[2]}', '{"a":[2]}'),
+        "name, once with an escape": ('{"a":1,"\\u0061":2}', '{"a":2}'),
+        "name in a nested object": ('{"a":{"b":1,"b":2}}', '{"a":{"b":2}}'),
+        "name in an object in an array": ('{"a":[{"b":1,"b":2}]}', '{"a":[{"b":2}]}'),
+    }.items():
+        payload(f"duplicate {name}", twice.encode())
+        demand(json.loads(twice) == json.loads(last_wins), f"duplicate {name}: the last one wins")
+        rejects.last_wins[f"payload: duplicate {name}"] = last_wins
     counters = increments(IV, 4)
     key = reference.derive(KEY, "encrypt", CONTEXT)
     demand(ctr_by_hand(key, counters, text) == data, "CTR by hand")
@@ -1217,6 +1229,9 @@ def precedence(rejects: Rejects, raw: bytes) -> None:
         (MALFORMED, "s twice (1), v (2)", added(swapped(raw, "v", wrong_v), split(raw)["s"])),
         (MALFORMED, "unknown element type (1), v (2)", added(swapped(raw, "v", wrong_v), el(0x14, "zz", b""))),
         (MALFORMED, "s twice (1), kid unknown (3)", added(with_value(raw, "kid", string("k2")), split(raw)["s"])),
+        (MALFORMED, "hmac a string (1), v (2)", swapped(swapped(raw, "v", wrong_v), "hmac", el(2, "hmac", string("x" * 32)))),
+        (MALFORMED, "hmac removed (1), v removed (2)", swapped(no_v, "hmac")),
+        (MALFORMED, "hmac removed (1), kid unknown (3)", swapped(with_value(raw, "kid", string("k2")), "hmac")),
         (MALFORMED, "s twice (1), tag (4)", flipped(added(raw, split(raw)["s"]), len(raw) + 9 - 2)),
         (VERSION, "v (2), kid ill-formed (3)", with_value(swapped(raw, "v", wrong_v), "kid", string("k 2"))),
         (VERSION, "v (2), kid unknown (3)", with_value(swapped(raw, "v", wrong_v), "kid", string("k2"))),
@@ -1253,6 +1268,8 @@ def precedence(rejects: Rejects, raw: bytes) -> None:
         (INTEGRITY, "out of order (1), s changed (4)", {"s": el(2, "s", string("6"))}),
     ]:
         rejects.add(error, f"two faults: {name}", document(*((parts | replacement)[n] for n in order)), changes=1)
+        first = document(*((parts | replacement)[n] for n in ("hmac", *order[:-1])))
+        rejects.add(error, f"two faults: {name}; hmac stands first", first, changes=1)
 
 
 def differences(case: Reject, good: Good) -> int:
@@ -1289,6 +1306,7 @@ def reject_vectors() -> list[dict[str, Any]]:
                 "context": case.context,
                 "error": case.error,
             }
+            | ({"last_wins": rejects.last_wins[name]} if name in rejects.last_wins else {})
         )
     for at in range(len(raw)):
         for bit in range(8):
@@ -1473,7 +1491,7 @@ def example() -> str:
 CONTRADICTIONS: list[str] = []
 
 
-def demand(condition: bool, message: str) -> None:
+def demand(condition: object, message: str) -> None:
     """Note what contradicts the reference; nothing is written then."""
     if not condition:
         CONTRADICTIONS.append(message)

@@ -159,9 +159,9 @@ def unique(elements: Iterable[Element]) -> dict[bytes, bytes]:
     return by_name
 
 
-def in_order(elements: Iterable[Element]) -> bytes:
-    """``_id`` first, the others in bytewise order of their names; ``hmac`` is not among them."""
-    return b"".join(element for _, element in sorted(elements, key=lambda e: (e[0] != b"_id", e[0])))
+def in_order(elements: Iterable[Element]) -> list[Element]:
+    """``_id`` first, the others in bytewise order of their names, ``hmac`` last."""
+    return sorted(elements, key=lambda e: (e[0] != b"_id", e[0] == b"hmac", e[0]))
 
 
 def value_of(element: bytes) -> bytes:
@@ -208,14 +208,12 @@ def tag_of(body: bytes, *, key: bytes, context: str) -> bytes:
 
 def assemble(elements: Iterable[Element], *, key: bytes, context: str) -> bytes:
     """Steps 4 to 6: put in order, authenticate, frame."""
-    body = in_order(elements)
+    body = b"".join(element for _, element in in_order(elements))
     trailer = TAG_HEADER + tag_of(body, key=key, context=context) + b"\0"
     return (4 + len(body) + len(trailer)).to_bytes(4, "little") + body + trailer
 
 
-def seal(
-    metadata: Fields, payload: bytes, *, key: bytes, kid: str, context: str, iv: bytes, idx: Fields | None = None
-) -> bytes:
+def seal(metadata: Fields, payload: bytes, *, key: bytes, kid: str, context: str, iv: bytes, idx: Fields | None = None) -> bytes:
     """Seal one document; a refused argument is a ``ValueError``, a refused payload a ``PayloadError``."""
     if "_id" not in metadata or any(name in RESERVED for name in metadata if name != "_id"):
         raise ValueError("the metadata lacks _id or uses a reserved name")
@@ -258,13 +256,13 @@ def parse(payload: bytes) -> Fields:
 def open(raw: bytes, *, keys: dict[str, bytes], context: str) -> tuple[Fields, Fields]:
     """Verify, then decrypt: the metadata with ``_id`` and without the envelope's fields, and the payload."""
     # Step 1: structure.
-    if len(raw) < 4 + TRAILER or int32(raw, 0) != len(raw):
-        raise MalformedEnvelopeError("the length is wrong")
-    if raw[-TRAILER:-33] != TAG_HEADER or raw[-1] != 0:
-        raise MalformedEnvelopeError("the document does not end in a tag")
-    elements = unique([*walk(raw[4:-TRAILER]), (b"hmac", raw[-TRAILER:-1])])
-    del elements[b"hmac"]
-    body, tag = in_order(elements.items()), raw[-33:-1]
+    if len(raw) < 4 + TRAILER or int32(raw, 0) != len(raw) or raw[-1] != 0:
+        raise MalformedEnvelopeError("the length is wrong, or the closing zero")
+    elements = dict(in_order(unique(walk(raw[4:-1])).items()))
+    last = elements.pop(b"hmac", b"")
+    if last[:-32] != TAG_HEADER:
+        raise MalformedEnvelopeError("there is no hmac of 32 bytes")
+    body, tag = b"".join(elements.values()), last[-32:]
 
     # Step 2: version.
     if elements.get(b"v") != VERSION_ELEMENT:
@@ -290,7 +288,7 @@ def open(raw: bytes, *, keys: dict[str, bytes], context: str) -> tuple[Fields, F
     if b"_id" not in elements or (idx is not None and not is_idx(idx)):
         raise MalformedEnvelopeError("_id is missing, or idx is ill-formed")
     try:
-        metadata = bson.decode(raw[:4] + body + raw[-TRAILER:], codec_options=OPTIONS)
+        metadata = bson.decode(raw[:4] + body + last + b"\0", codec_options=OPTIONS)
     except Exception as error:
         raise MalformedEnvelopeError("an element is not valid BSON") from error
 

@@ -44,12 +44,12 @@ def test_the_other_samples_of_the_readme_run_one_after_the_other(
     first, *others = samples(ROOT / "README.md")
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, Any] = {name: getattr(mongo_envelope, name) for name in mongo_envelope.__all__}
-    exec(compile(first, "README.md, first sample", "exec"), namespace)
+    exec(compile(first, "README.md, first sample", "exec", dont_inherit=True), namespace)
     namespace["customers"] = mongo_envelope.Repository(
         namespace["Customer"], client[f"readme_{id(namespace)}"].customers, keys=namespace["keys"]
     )
     for number, sample in enumerate(others, 2):
-        exec(compile(sample, f"README.md, sample {number}", "exec"), namespace)
+        exec(compile(sample, f"README.md, sample {number}", "exec", dont_inherit=True), namespace)
     assert "Customer.email is sensitive" in capsys.readouterr().out
     client.drop_database(f"readme_{id(namespace)}")
 

@@ -90,7 +90,7 @@ def test_the_payload_holds_the_sensitive_and_the_exact_and_nothing_else() -> Non
         (datetime, datetime(1970, 1, 1, 2, tzinfo=timezone(timedelta(hours=2))), DatetimeMS(0)),
         (datetime, datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=14))), DatetimeMS(-62135647200000)),
         (time, time(1, 2), "01:02:00"),
-        (timedelta, timedelta(milliseconds=1), 1000),
+        (timedelta, timedelta(milliseconds=1, microseconds=999), 1),
         (Status, Status.active, "a"),
         (Status | None, None, None),
         (list[Decimal], [Decimal(1)], [Decimal128("1")]),

@@ -27,7 +27,6 @@ __all__ = ["BYTE_SIZE", "SCALARS", "class_node", "enum_", "enum_values", "litera
 _DECIMAL128: Final = decimal.Context(prec=34, rounding=decimal.ROUND_HALF_EVEN, Emin=-6143, Emax=6144, clamp=1, traps=[])
 _EPOCH: Final = datetime(1970, 1, 1)  # noqa: DTZ001 - subtracted from naive times only
 _MILLISECOND: Final = timedelta(milliseconds=1)
-_MICROSECOND: Final = timedelta(microseconds=1)
 _MINUTE: Final = timedelta(minutes=1)
 
 
@@ -79,7 +78,7 @@ SCALARS: Final[dict[str, Node]] = {
     "datetime": _scalar_row(datetime, "string", project=_project_datetime, exact=True),
     "date": _scalar_row(date, "string", project=_project_date, exact=True),
     "time": _scalar_row(time, "string", project=time.isoformat, exact=True),
-    "timedelta": _scalar_row(timedelta, "string", project=lambda value: value // _MICROSECOND, exact=True),
+    "timedelta": _scalar_row(timedelta, "string", project=lambda value: value // _MILLISECOND, exact=True),
 }
 _STRICT: Final = frozenset({"none", "bool", "int", "float", "str"})  # where strictness means the same in JSON and in Python
 

@@ -1,0 +1,505 @@
+"""keys: rings by id, key files that are whole or absent, and no way for material to wander out."""
+
+from __future__ import annotations
+
+import base64
+import copy
+import json
+import os
+import pickle
+import secrets
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mongo_envelope import DataKey, KeyRing
+from mongo_envelope.errors import ConfigurationError, UnknownKeyError
+from mongo_envelope.keys import WorkingKeys, check_context, is_kid
+
+MATERIAL = bytes(range(100, 132))
+OTHER = bytes(range(32))
+FILE = {
+    "version": 1,
+    "primary": "k1",
+    "keys": [
+        {"kid": "k0", "material": base64.b64encode(OTHER).decode(), "check": "", "created": None},
+        {"kid": "k1", "material": base64.b64encode(MATERIAL).decode(), "check": "", "created": "2024-02-29T12:00:00+00:00"},
+    ],
+}
+for _entry, _key in zip(FILE["keys"], (DataKey("k0", OTHER), DataKey("k1", MATERIAL)), strict=True):  # type: ignore[call-overload]
+    _entry["check"] = _key.check.hex()
+TEXT = json.dumps(FILE)
+
+posix_only = pytest.mark.skipif(os.name != "posix", reason="modes, signals and limits of POSIX")
+
+
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error with everything that a traceback would print after it."""
+    while error is not None:
+        yield error
+        yield from chain(error.__cause__)
+        error = error.__context__
+
+
+def assert_silent(error: BaseException, *materials: bytes) -> None:
+    """No error of the chain has key material in it, in any form that a file or a program gives it."""
+    said = " ".join(f"{each} {each!r} {each.args!r} {vars(each)!r}" for each in chain(error))
+    for material in materials or (MATERIAL, OTHER):
+        for form in (base64.b64encode(material).decode(), material.hex(), repr(material)[2:-1]):
+            assert form[:12] not in said
+            assert form[-12:-1] not in said
+
+
+def write(path: Path, text: str | bytes) -> Path:
+    """A private file, as a key file has to be."""
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    path.chmod(0o600)
+    return path
+
+
+def parts(working: WorkingKeys) -> tuple[bytes, bytes]:
+    """The two keys, to compare."""
+    return working.encrypt, working.authenticate
+
+
+def same_keys(one: KeyRing, other: KeyRing) -> bool:
+    """Whether two rings hold the same keys in the same order and seal with the same one."""
+    return (list(one), one.primary) == (list(other), other.primary) and all(
+        parts(one.working_keys(kid, "c")) == parts(other.working_keys(kid, "c")) for kid in one
+    )
+
+
+# --- keys -----------------------------------------------------------------------------------------------------------
+
+
+def test_generated_keys_are_new() -> None:
+    """Two generated keys have other ids and other material, and the id is 16 hex digits."""
+    one, other = DataKey.generate(), DataKey.generate()
+    assert one.kid != other.kid
+    assert one.check != other.check
+    assert len(one.kid) == 16
+    assert int(one.kid, 16) >= 0
+    assert one.created is not None
+    assert abs((datetime.now(UTC) - one.created).total_seconds()) < 60
+    assert DataKey.generate("mine").kid == "mine"
+
+
+@pytest.mark.parametrize("kid", ["", "k" * 65, "k 1", "k/1", "k1\n", "\nk1", "ké", "k\u0661", "k\0", None, 1, b"k1"])
+def test_an_ill_formed_kid_is_refused(kid: Any) -> None:
+    """A key id is 1 to 64 ASCII letters, digits, underscores, dots and hyphens."""
+    assert not is_kid(kid)
+    with pytest.raises(ConfigurationError, match="1 to 64"):
+        DataKey(kid, MATERIAL)
+
+
+@settings(deadline=None)
+@given(st.from_regex(r"[A-Za-z0-9_.\-]{1,64}", fullmatch=True))
+def test_every_other_kid_is_taken(kid: str) -> None:
+    """Any text of the permitted characters and lengths is a key id."""
+    assert DataKey(kid, MATERIAL).kid == kid
+
+
+@pytest.mark.parametrize("material", [b"", bytes(16), bytes(31), bytes(33), "a" * 32, bytearray(32), None])
+def test_a_key_has_32_bytes(material: Any) -> None:
+    """Anything but 32 immutable bytes is no key."""
+    with pytest.raises(ConfigurationError, match="32 bytes"):
+        DataKey("k1", material)
+
+
+@settings(deadline=None)
+@given(st.binary(min_size=32, max_size=32), st.binary(min_size=8, max_size=8))
+def test_a_check_value_tells_a_wrong_key_at_once(material: bytes, check: bytes) -> None:
+    """Another key's check value, or none that fits, is a mistake of configuration and not a forged document later."""
+    right = DataKey("k1", material).check
+    assert DataKey("k1", material, check=right).check == right
+    for wrong in ({check, DataKey("k1", OTHER).check, right[:7], b""}) - {right}:
+        with pytest.raises(ConfigurationError, match="does not match its check value") as caught:
+            DataKey("k1", material, check=wrong)
+        assert "k1" in str(caught.value)
+
+
+def test_working_keys_depend_on_key_context_and_use() -> None:
+    """No two keys, contexts or uses share a working key."""
+    ring = KeyRing([DataKey("k0", OTHER), DataKey("k1", MATERIAL)])
+    found = [parts(ring.working_keys(kid, context)) for kid in ring for context in ("a", "b", "A", "é", "e\u0301")]
+    assert len({each for pair in found for each in pair}) == 2 * len(found)
+    assert ring.working_keys("k1", "a") is ring.working_keys("k1", "a")
+
+
+# --- contexts -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("context", ["c", "c" * 255, "é" * 127 + "x", "\U0001f600" * 63, "\0", "mongo_envelope/keys/main"])
+def test_contexts_of_1_to_255_bytes(context: str) -> None:
+    """A context is counted in bytes of UTF-8."""
+    ring = KeyRing.generate()
+    assert check_context(context) == context
+    assert len(ring.working_keys(ring.primary, context).encrypt) == 32
+
+
+@pytest.mark.parametrize("context", ["", "c" * 256, "é" * 128, "\U0001f600" * 64, "\ud800", None, b"c", 1])
+def test_other_contexts_are_refused(context: Any) -> None:
+    """Empty, longer than 255 bytes, not encodable, or not text: refused, wherever a context is given."""
+    ring = KeyRing.generate()
+    for refuses in (check_context, lambda given: ring.working_keys(ring.primary, given)):
+        with pytest.raises(ConfigurationError, match="context="):
+            refuses(context)
+
+
+# --- rings ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_ring_seals_with_its_primary_and_knows_all() -> None:
+    """The first key is the primary one unless another is named; all of them are found by their ids."""
+    keys = [DataKey("k0", OTHER), DataKey("k1", MATERIAL)]
+    ring = KeyRing(keys)
+    assert (ring.primary, list(ring), len(ring)) == ("k0", ["k0", "k1"], 2)
+    assert "k1" in ring
+    assert "k2" not in ring
+    assert KeyRing(keys, primary="k1").primary == "k1"
+
+
+def test_adding_a_key_makes_another_ring() -> None:
+    """A ring does not change: `with_key` gives another one, which seals with the new key unless told otherwise."""
+    ring = KeyRing([DataKey("k0", OTHER)])
+    new = DataKey("k1", MATERIAL)
+    assert ring.with_key(new).primary == "k1"
+    assert ring.with_key(new, primary=False).primary == "k0"
+    assert list(ring.with_key(new)) == ["k0", "k1"]
+    assert list(ring) == ["k0"]
+
+
+def test_an_unknown_key_is_not_a_wrong_document() -> None:
+    """A kid that the ring does not hold is an `UnknownKeyError` that names what the ring holds; no other key is tried."""
+    with pytest.raises(UnknownKeyError, match="a key that is not in this ring, which holds k0;") as caught:
+        KeyRing([DataKey("k0", OTHER)]).working_keys("k9", "c")
+    assert_silent(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("keys", "primary", "says"),
+    [
+        ([], None, "at least one"),
+        ([DataKey("k0", OTHER), DataKey("k0", MATERIAL)], None, "occurs twice"),
+        ([DataKey("k0", OTHER)], "k1", "'k1' is not in the ring"),
+        ([DataKey("k0", OTHER)], "", "not in the ring"),
+        ([DataKey("k0", OTHER)], ["k0"], "not in the ring"),
+        ([DataKey("k0", OTHER)], base64.b64encode(MATERIAL).decode(), "not in the ring"),
+        ([OTHER], None, "holds DataKey objects"),
+    ],
+)
+def test_a_ring_that_does_not_fit_is_refused(keys: list[Any], primary: Any, says: str) -> None:
+    """No key, an id twice, an unknown primary, or something that is no key: refused when the ring is built."""
+    with pytest.raises(ConfigurationError, match=says) as caught:
+        KeyRing(keys, primary=primary)
+    assert_silent(caught.value)
+
+
+# --- nothing wanders out --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "leave", [copy.copy, copy.deepcopy, *(lambda o, p=p: pickle.dumps(o, p) for p in range(pickle.HIGHEST_PROTOCOL + 1))]
+)
+def test_keys_and_rings_refuse_copy_and_pickle(leave: Callable[[object], object]) -> None:
+    """A key that is copied or pickled ends in a cache or a queue, so it cannot be."""
+    key = DataKey("k1", MATERIAL)
+    for holder in (key, key.working_keys("c"), KeyRing([key]), {"deep": [KeyRing([key])]}):
+        if leave is copy.copy and isinstance(holder, dict):
+            continue
+        with pytest.raises(TypeError, match="not pickled or copied") as caught:
+            leave(holder)
+        assert_silent(caught.value)
+
+
+def test_a_repr_shows_ids_and_no_material() -> None:
+    """What a log, a debugger or a test report prints of keys is their ids."""
+    key = DataKey("k1", MATERIAL)
+    ring = KeyRing([DataKey("k0", OTHER), key], primary="k1")
+    working = ring.working_keys("k1", "c")
+    assert repr(key) == str(key) == "DataKey('k1')"
+    assert repr(ring) == f"{ring}" == "KeyRing(k0, k1; primary k1)"
+    assert repr(working) == str(working) == "WorkingKeys(…)"
+    assert isinstance(working, WorkingKeys)
+    assert not hasattr(key, "__dict__")
+    assert not hasattr(ring, "__dict__")
+
+
+# --- files ----------------------------------------------------------------------------------------------------------
+
+
+def test_create_makes_the_file_once_and_then_reads_it(tmp_path: Path) -> None:
+    """The first run makes a private file with one key; the second run finds the same key and changes nothing."""
+    path = tmp_path / "keys.json"
+    first = KeyRing.from_file(path, create=True)
+    written = path.read_bytes()
+    assert same_keys(KeyRing.from_file(str(path), create=True), first)
+    assert same_keys(KeyRing.from_file(path), first)
+    assert path.read_bytes() == written
+    assert len(first) == 1
+    assert [each.name for each in tmp_path.iterdir()] == ["keys.json"]
+
+
+@posix_only
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o277])
+def test_a_key_file_has_mode_0600(tmp_path: Path, umask: int) -> None:
+    """Whatever the umask, only the owner can read or write what `create` or `to_file` makes."""
+    before = os.umask(umask)
+    try:
+        KeyRing.from_file(tmp_path / "a.json", create=True).to_file(tmp_path / "b.json")
+    finally:
+        os.umask(before)
+    assert {stat.S_IMODE(path.stat().st_mode) & ~0o600 for path in tmp_path.iterdir()} == {0}
+
+
+def test_a_ring_of_several_keys_comes_back_from_its_file(tmp_path: Path) -> None:
+    """`to_file` writes every key with its id, its check value, its date and which one is primary."""
+    key = DataKey.generate("k1")
+    ring = KeyRing([DataKey("k0", OTHER), key], primary="k1")
+    ring.to_file(tmp_path / "keys.json")
+    content = json.loads((tmp_path / "keys.json").read_text())
+    assert same_keys(KeyRing.from_file(tmp_path / "keys.json"), ring)
+    assert [entry["check"] for entry in content["keys"]] == [DataKey("k0", OTHER).check.hex(), key.check.hex()]
+    assert content["keys"][1]["created"] == (key.created and key.created.isoformat())
+
+
+@pytest.mark.parametrize("content", ["", "something else", TEXT])
+def test_to_file_never_overwrites(tmp_path: Path, content: str) -> None:
+    """A file that is there stays as it is, whatever it holds."""
+    path = write(tmp_path / "keys.json", content)
+    with pytest.raises(ConfigurationError, match="never overwritten"):
+        KeyRing.generate().to_file(path)
+    assert path.read_text() == content
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@posix_only
+def test_a_dangling_link_is_not_followed(tmp_path: Path) -> None:
+    """A link in the place of the key file does not make `create` write a key somewhere else."""
+    (tmp_path / "keys.json").symlink_to(tmp_path / "elsewhere.json")
+    with pytest.raises(ConfigurationError):
+        KeyRing.from_file(tmp_path / "keys.json", create=True)
+    assert [each.name for each in tmp_path.iterdir()] == ["keys.json"]
+
+
+def test_a_file_that_is_not_there_says_how_to_make_one(tmp_path: Path) -> None:
+    """Without ``create`` a missing file is an error that names the way out, and so is a folder in its place."""
+    for path in (tmp_path / "keys.json", tmp_path):
+        with pytest.raises(ConfigurationError, match="create=True"):
+            KeyRing.from_file(path)
+    with pytest.raises(ConfigurationError, match="cannot make"):
+        KeyRing.from_file(tmp_path / "no" / "keys.json", create=True)
+
+
+@posix_only
+@pytest.mark.parametrize("mode", [0o604, 0o640, 0o660, 0o644, 0o601, 0o620, 0o777])
+def test_a_file_that_others_can_reach_is_refused(tmp_path: Path, mode: int) -> None:
+    """A key file with any right for group or others is refused, with the command that mends it."""
+    path = write(tmp_path / "keys.json", TEXT)
+    path.chmod(mode)
+    with pytest.raises(ConfigurationError, match="chmod 600") as caught:
+        KeyRing.from_file(path, create=True)
+    assert_silent(caught.value)
+    path.chmod(0o400)
+    assert KeyRing.from_file(path).primary == "k1"
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "damaged"),
+        (b"\x80\x81" + TEXT.encode(), "damaged"),
+        (TEXT.encode("utf-16-le") + b"\xd8", "damaged"),
+        (TEXT.replace('"', "'"), "damaged"),
+        (f"[{TEXT}]", "damaged"),
+        (TEXT + TEXT, "damaged"),
+        (base64.b64encode(MATERIAL), "damaged"),
+        (json.dumps(base64.b64encode(MATERIAL).decode()), "damaged"),
+        ("[" * 100_000, "damaged"),
+        (json.dumps(FILE | {"version": 2}), "has version 2, this reads 1"),
+        (json.dumps(FILE | {"version": base64.b64encode(MATERIAL).decode()}), "damaged"),
+        (json.dumps(FILE | {"version": None}), "damaged"),
+        (json.dumps(FILE | {"keys": []}), "at least one"),
+        (json.dumps(FILE | {"keys": [base64.b64encode(MATERIAL).decode()]}), "damaged"),
+        (json.dumps(FILE | {"keys": {"k1": base64.b64encode(MATERIAL).decode()}}), "damaged"),
+        (json.dumps(FILE | {"keys": FILE["keys"] * 2}), "occurs twice"),  # type: ignore[operator]
+        (json.dumps(FILE | {"primary": "k9"}), "'k9' is not in the ring"),
+        (json.dumps(FILE | {"primary": base64.b64encode(MATERIAL).decode()}), "not in the ring"),
+        (json.dumps(FILE | {"primary": [base64.b64encode(MATERIAL).decode()]}), "damaged"),
+        (json.dumps(FILE | {"primary": None}), "damaged"),
+        (TEXT.replace(base64.b64encode(MATERIAL).decode(), base64.b64encode(MATERIAL).decode()[:-4]), "32 bytes|damaged"),
+        (TEXT.replace(base64.b64encode(MATERIAL).decode(), "*" + base64.b64encode(MATERIAL).decode()), "damaged"),
+        (TEXT.replace(base64.b64encode(MATERIAL).decode(), "é" + base64.b64encode(MATERIAL).decode()), "damaged"),
+        (TEXT.replace(base64.b64encode(MATERIAL).decode(), MATERIAL.hex()), "32 bytes|damaged"),
+        (TEXT.replace(base64.b64encode(OTHER).decode(), base64.b64encode(MATERIAL).decode()), "check value"),
+        (TEXT.replace('"k1", "material"', f'"{MATERIAL.hex()}/", "material"'), "key id"),
+        (TEXT.replace('"check": "', f'"check": "{MATERIAL.hex()}'), "check value"),
+        (TEXT.replace('"check": "', '"check": "xx'), "damaged"),
+        (TEXT.replace("2024-02-29", base64.b64encode(MATERIAL).decode()), "damaged"),
+    ],
+)
+def test_a_damaged_file_is_refused_without_quoting_it(tmp_path: Path, content: str | bytes, says: str) -> None:
+    """Whatever is wrong with a key file, the error says so and shows nothing of what stands in it."""
+    with pytest.raises(ConfigurationError, match=says) as caught:
+        KeyRing.from_file(write(tmp_path / "keys.json", content), create=True)
+    assert_silent(caught.value)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_file_that_was_cut_short_is_refused() -> None:
+    """At whatever byte a key file was cut, it is damaged and not a ring of fewer keys."""
+    for end in range(len(TEXT)):
+        with pytest.raises(ConfigurationError, match="damaged") as caught:
+            KeyRing._from_json(TEXT[:end].encode(), "the file")
+        assert_silent(caught.value)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(0, len(TEXT) - 1), st.integers(0, 255))
+def test_a_byte_that_changed_gives_no_other_key(at: int, byte: int) -> None:
+    """A file with one other byte is refused, or its keys are the ones that were written."""
+    content = TEXT.encode()
+    try:
+        ring = KeyRing._from_json(content[:at] + bytes([byte]) + content[at + 1 :], "the file")
+    except ConfigurationError as error:
+        assert_silent(error)
+    else:
+        assert [parts(ring.working_keys(kid, "c")) for kid in ring] == [
+            parts(DataKey("k0", OTHER).working_keys("c")),
+            parts(DataKey("k1", MATERIAL).working_keys("c")),
+        ]
+
+
+scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.sampled_from(["k1", 1, "00"])
+names = st.sampled_from(["version", "primary", "keys", "kid", "material", "check", "created"])
+json_values = st.recursive(
+    scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=7), max_leaves=12
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.fixed_dictionaries({"version": st.just(1), "primary": json_values, "keys": json_values | st.lists(json_values, max_size=2)})
+    | json_values
+)
+def test_any_json_that_is_no_key_file_is_refused(content: object) -> None:
+    """JSON of any shape gives a `ConfigurationError` and never another error."""
+    with pytest.raises(ConfigurationError):
+        KeyRing._from_json(json.dumps(content).encode(), "the file")
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=60))
+def test_any_bytes_that_are_no_key_file_are_refused(content: bytes) -> None:
+    """Bytes of any kind give a `ConfigurationError` and never another error."""
+    with pytest.raises(ConfigurationError):
+        KeyRing._from_json(content, "the file")
+
+
+# --- the environment ------------------------------------------------------------------------------------------------
+
+
+def test_the_environment_holds_what_a_file_holds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The content of a key file, in one line or in several, is read from the variable that is named."""
+    ring = KeyRing([DataKey("k0", OTHER), DataKey("k1", MATERIAL)], primary="k1")
+    ring.to_file(tmp_path / "keys.json")
+    monkeypatch.setenv("MONGO_ENVELOPE_KEYS", (tmp_path / "keys.json").read_text())
+    monkeypatch.setenv("ONE_LINE", TEXT)
+    assert same_keys(KeyRing.from_env(), ring)
+    assert same_keys(KeyRing.from_env("ONE_LINE"), ring)
+
+
+@pytest.mark.parametrize("content", ["", "{", TEXT[:-1], base64.b64encode(MATERIAL).decode(), TEXT + "\udcff"])
+def test_a_damaged_variable_is_refused_without_quoting_it(monkeypatch: pytest.MonkeyPatch, content: str) -> None:
+    """An error names the variable and shows nothing of what stands in it."""
+    monkeypatch.setenv("MONGO_ENVELOPE_KEYS", content)
+    with pytest.raises(ConfigurationError, match="MONGO_ENVELOPE_KEYS is not a key file") as caught:
+        KeyRing.from_env()
+    assert_silent(caught.value)
+
+
+def test_a_variable_that_is_not_set_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A variable that is missing is an error that says what it should hold."""
+    monkeypatch.delenv("MONGO_ENVELOPE_KEYS", raising=False)
+    with pytest.raises(ConfigurationError, match="MONGO_ENVELOPE_KEYS is not set"):
+        KeyRing.from_env()
+
+
+# --- several processes, and interruptions ---------------------------------------------------------------------------
+
+WORKER = """
+import sys
+from mongo_envelope import KeyRing
+print("ready", flush=True)
+for line in sys.stdin:
+    ring = KeyRing.from_file(line.strip(), create=True)
+    print(ring.primary, ring.working_keys(ring.primary, "c").encrypt.hex(), flush=True)
+"""
+
+
+def started(code: str, *arguments: str) -> subprocess.Popen[str]:
+    """Another Python, that has said that it is ready."""
+    process = subprocess.Popen([sys.executable, "-c", code, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def test_processes_that_start_at_once_end_with_one_key(tmp_path: Path) -> None:
+    """Of four processes that create one file in the same moment one wins, and all four hold the winner's key."""
+    workers = [started(WORKER) for _ in range(4)]
+    paths = [tmp_path / f"keys-{i}.json" for i in range(25)]
+    try:
+        for path in paths:
+            for worker in workers:
+                worker.stdin.write(f"{path}\n")  # type: ignore[union-attr]
+                worker.stdin.flush()  # type: ignore[union-attr]
+            answers = {worker.stdout.readline() for worker in workers}  # type: ignore[union-attr]
+            ring = KeyRing.from_file(path)
+            assert answers == {f"{ring.primary} {ring.working_keys(ring.primary, 'c').encrypt.hex()}\n"}
+    finally:
+        for worker in workers:
+            worker.communicate()
+    assert sorted(tmp_path.iterdir()) == sorted(paths)
+
+
+@posix_only
+def test_a_process_that_is_killed_leaves_no_half_file(tmp_path: Path) -> None:
+    """Whenever a process dies that is making key files, each file is there whole or not at all."""
+    endless = (
+        'import itertools, sys; from mongo_envelope import KeyRing; print("ready", flush=True)\n'
+        'for i in itertools.count(): KeyRing.from_file(f"{sys.argv[1]}/keys-{i}.json", create=True)'
+    )
+    for _ in range(3):
+        folder = tmp_path / secrets.token_hex(4)
+        folder.mkdir()
+        process = started(endless, str(folder))
+        with process:
+            while not (folder / f"keys-{secrets.randbelow(8) + 1}.json").exists():
+                pass
+            process.send_signal(signal.SIGKILL)
+        for path in folder.glob("keys-*.json"):
+            assert len(KeyRing.from_file(path)) == 1
+
+
+@posix_only
+def test_a_write_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    """Where the disk ends in the middle of a key file, the error is ours and no file, half or whole, is left."""
+    code = (
+        "import resource, sys; from mongo_envelope import KeyRing, ConfigurationError\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n"
+        'try: KeyRing.from_file(sys.argv[1] + "/keys.json", create=True)\n'
+        "except ConfigurationError as error: print(error)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert "cannot make the key file" in ended.stdout
+    assert list(tmp_path.iterdir()) == []

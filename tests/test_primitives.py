@@ -1,0 +1,197 @@
+"""primitives: the four operations against published answers, the specification's vectors, and each other."""
+
+from __future__ import annotations
+
+import hmac
+import itertools
+import json
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mongo_envelope import primitives
+from mongo_envelope.primitives import PURPOSES, authenticate, decrypt, derive, encrypt, pack
+
+VECTORS: dict[str, Any] = json.loads((Path(__file__).parents[1] / "spec/vectors/derive.json").read_text())
+WITHOUT_CONTEXT = {"check", "fingerprint"}
+
+parts = st.lists(st.binary(max_size=6), max_size=6)
+keys = st.binary(min_size=32, max_size=32)
+ivs = st.binary(min_size=16, max_size=16)
+purposes = st.sampled_from(sorted(PURPOSES))
+
+
+def unpack(packed: bytes) -> list[bytes]:
+    """The inverse of `pack`."""
+    found = []
+    while packed:
+        end = 4 + int.from_bytes(packed[:4], "big")
+        found.append(packed[4:end])
+        packed = packed[end:]
+    return found
+
+
+def hkdf(key: bytes, salt: bytes, info: bytes, length: int) -> bytes:
+    """RFC 5869 once more, from HMAC alone."""
+    extracted = hmac.digest(salt or bytes(32), key, "sha256")
+    blocks = itertools.accumulate(
+        range(1, -(-length // 32) + 1),
+        lambda block, i: hmac.digest(extracted, block + info + bytes([i]), "sha256"),
+        initial=b"",
+    )
+    return b"".join(blocks)[:length]
+
+
+def counter_mode(key: bytes, iv: bytes, data: bytes) -> bytes:
+    """CTR once more, from single AES blocks: the counter is an integer of 128 bits and wraps."""
+    start = int.from_bytes(iv, "big")
+    counters = b"".join(((start + i) % 2**128).to_bytes(16, "big") for i in range(-(-len(data) // 16)))
+    stream = Cipher(algorithms.AES(key), modes.ECB()).encryptor().update(counters)  # noqa: S305 - single blocks
+    return bytes(a ^ b for a, b in zip(data, stream, strict=False))
+
+
+@settings(deadline=None)
+@given(parts)
+def test_pack_can_be_undone(given_parts: list[bytes]) -> None:
+    """What was packed can be taken apart again, so no two lists of parts give the same bytes."""
+    assert unpack(pack(*given_parts)) == given_parts
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=8), st.integers(0, 8), st.integers(0, 8))
+def test_pack_tells_where_parts_were_cut(whole: bytes, here: int, there: int) -> None:
+    """The same bytes cut at different places are different lists, and pack differently."""
+    one, other = (whole[:here], whole[here:]), (whole[:there], whole[there:])
+    assert (pack(*one) == pack(*other)) == (one == other)
+
+
+def test_pack_vectors() -> None:
+    """The nine lists of the specification pack to its bytes."""
+    cases = VECTORS["pack"]
+    assert len(cases) == 9
+    for case in cases:
+        assert pack(*map(bytes.fromhex, case["parts"])).hex() == case["packed"]
+
+
+def test_hkdf_vectors_of_rfc_5869() -> None:
+    """The HKDF that `derive` calls, and the one that this file compares with, give the answers of RFC 5869, A.1 and A.3."""
+    cases = VECTORS["hkdf"]
+    assert len(cases) == 2
+    for case in cases:
+        key, salt, info, output = (bytes.fromhex(case[name]) for name in ("key", "salt", "info", "output"))
+        called = primitives.HKDF(algorithm=primitives.SHA256(), length=case["length"], salt=salt or None, info=info)
+        assert called.derive(key) == output
+        assert hkdf(key, salt, info, case["length"]) == output
+
+
+@settings(deadline=None)
+@given(keys, purposes, st.none() | st.text(max_size=20))
+def test_derive_is_hkdf_of_the_packed_names(key: bytes, purpose: Any, context: str | None) -> None:
+    """`derive` is RFC 5869 with an empty salt, 32 bytes long, over the packed label, purpose and context."""
+    names = [b"mongo_envelope/v1", purpose.encode()] + ([] if context is None else [context.encode()])
+    assert derive(key, purpose, context) == hkdf(key, b"", pack(*names), 32)
+
+
+def test_working_key_vectors() -> None:
+    """Both steps of every working key of the specification come out as written there."""
+    cases = VECTORS["working_key"]
+    assert len(cases) == 20
+    assert {case["purpose"] for case in cases} == PURPOSES - WITHOUT_CONTEXT
+    for case in cases:
+        purpose_key = derive(bytes.fromhex(case["key"]), case["purpose"])
+        assert purpose_key.hex() == case["purpose_key"]
+        assert derive(purpose_key, case["purpose"], case["context"]).hex() == case["working_key"]
+
+
+@pytest.mark.parametrize(
+    ("file", "key", "purpose", "size"), [("check_value", "key", "check", 8), ("fingerprint", "root", "fingerprint", 16)]
+)
+def test_check_value_and_fingerprint_vectors(file: str, key: str, purpose: Any, size: int) -> None:
+    """The two values that may be shown are the first bytes of their purpose keys."""
+    cases = VECTORS[file]
+    assert len(cases) == 3
+    for case in cases:
+        assert derive(bytes.fromhex(case[key]), purpose)[:size].hex() == case[file]
+
+
+def test_the_vector_file_has_no_part_that_is_not_read() -> None:
+    """Whoever adds a part to derive.json has to read it here."""
+    assert set(VECTORS) == {"format", "pack", "hkdf", "working_key", "check_value", "fingerprint"}
+
+
+def test_purposes_are_those_of_the_specification() -> None:
+    """Seven purposes, no two of which give the same key, with or without a context."""
+    assert set(get_args(primitives.Purpose)) == PURPOSES
+    assert len(PURPOSES) == 7
+    key = bytes(range(32))
+    contexts = [None, "", "a", "b", *sorted(PURPOSES)]
+    derived = {derive(key, purpose, context) for purpose in PURPOSES for context in contexts}  # type: ignore[arg-type]
+    assert len(derived | {key}) == len(PURPOSES) * len(contexts) + 1
+
+
+@settings(deadline=None)
+@given(purposes, st.text(max_size=6), purposes, st.text(max_size=6))
+def test_purpose_and_context_never_run_together(one: Any, context: str, other: Any, another: str) -> None:
+    """Two pairs of purpose and context give one key only if they are one pair."""
+    key = bytes(32)
+    assert (derive(key, one, context) == derive(key, other, another)) == ((one, context) == (other, another))
+
+
+@pytest.mark.parametrize("purpose", ["", "Encrypt", "encrypt ", "sign", "value"])
+def test_no_other_purpose_exists(purpose: Any) -> None:
+    """A purpose that the format does not know is a mistake in the code, and says so."""
+    with pytest.raises(ValueError, match="not a purpose"):
+        derive(bytes(32), purpose)
+
+
+@settings(deadline=None)
+@given(keys, ivs, st.binary(max_size=100))
+def test_decrypt_undoes_encrypt(key: bytes, iv: bytes, plaintext: bytes) -> None:
+    """What was encrypted comes back, and the ciphertext is as long as the plaintext."""
+    ciphertext = encrypt(key, iv, plaintext)
+    assert len(ciphertext) == len(plaintext)
+    assert decrypt(key, iv, ciphertext) == plaintext
+
+
+@settings(deadline=None)
+@given(keys, ivs, st.binary(max_size=100))
+def test_encrypt_is_counter_mode(key: bytes, iv: bytes, plaintext: bytes) -> None:
+    """The key stream is AES of IV, IV + 1, and so on, whatever the IV."""
+    assert encrypt(key, iv, plaintext) == counter_mode(key, iv, plaintext)
+
+
+@settings(deadline=None)
+@given(keys, st.sampled_from([4, 8, 12, 16]), st.integers(1, 4))
+def test_the_counter_carries_through_the_whole_block(key: bytes, ones: int, before: int) -> None:
+    """A counter whose low bytes are about to overflow carries into the rest, and from all ones wraps to zero."""
+    iv = (2 ** (8 * ones) - before).to_bytes(16, "big")
+    assert encrypt(key, iv, bytes(96)) == counter_mode(key, iv, bytes(96))
+
+
+def test_counter_mode_vector_of_sp_800_38a() -> None:
+    """F.5.5 of NIST SP 800-38A: CTR-AES256, whose counter block ends in feff and carries."""
+    key = bytes.fromhex("603deb1015ca71be2b73aef0857d77811f352c073b6108d72d9810a30914dff4")
+    plaintext = bytes.fromhex("6bc1bee22e409f96e93d7e117393172aae2d8a571e03ac9c9eb76fac45af8e51")
+    ciphertext = "601ec313775789a5b7a7f504bbf3d228f443e3ca4d62b59aca84e990cacaf5c5"
+    assert encrypt(key, bytes(range(0xF0, 0x100)), plaintext).hex() == ciphertext
+
+
+def test_tag_vectors_of_rfc_4231() -> None:
+    """HMAC-SHA-256, test cases 1 and 2 of RFC 4231, all 32 bytes."""
+    cases = {
+        (bytes([0x0B] * 20), b"Hi There"): "b0344c61d8db38535ca8afceaf0bf12b881dc200c9833da726e9376c2e32cff7",
+        (b"Jefe", b"what do ya want for nothing?"): "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843",
+    }
+    for (key, message), tag in cases.items():
+        assert authenticate(key, message).hex() == tag
+
+
+@settings(deadline=None)
+@given(keys, st.binary(max_size=80), st.integers(0, 40), st.integers(0, 40))
+def test_a_view_is_authenticated_as_its_bytes(key: bytes, message: bytes, start: int, end: int) -> None:
+    """A slice of a buffer has the tag of a copy of that slice."""
+    assert authenticate(key, memoryview(message)[start:end]) == authenticate(key, message[start:end])
