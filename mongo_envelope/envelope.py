@@ -11,6 +11,7 @@ to agree on: what was stored is what is verified.
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import os
 import struct
@@ -69,22 +70,11 @@ def _seal_with(metadata: Mapping[str, Any], payload: bytes, *, keys: KeyRing, co
     """`seal`, deterministic. Only vectors call it with an ``iv`` of their own: one IV twice under one key is a two-time pad."""
     kid = keys.primary
     working = keys.working_keys(kid, context)
-    fields = dict(metadata)
-    identity = fields.pop("_id", None)
-    if identity is None:
-        raise MalformedEnvelopeError("a document without an _id, or whose _id is null, cannot be sealed")
-    if not fields.keys().isdisjoint(_OWN):
-        raise MalformedEnvelopeError(
-            "metadata uses a name that belongs to the envelope: " + ", ".join(sorted(fields.keys() & _OWN))
-        )
-    if any(type(value) is Timestamp and not value.time and not value.inc for value in (identity, *fields.values())):
-        raise MalformedEnvelopeError("a top-level Timestamp(0, 0) cannot be sealed: the server would replace it")
-    if "idx" in fields and not _is_idx(fields["idx"]):
-        raise MalformedEnvelopeError("idx is {kid, index name: bytes or a list of them}")
-    fields |= {"data": primitives.encrypt(working.encrypt, iv, payload), "iv": iv, "kid": kid, "v": 1}
-    # Code points sort as their UTF-8 bytes do, so sorting text is sorting bytewise.
-    signed = _encode({"_id": identity, **{name: fields[name] for name in sorted(fields)}})[4:-1]
-    tag = primitives.authenticate(working.authenticate, signed)
+    _check_metadata(metadata)
+    fields = {**metadata, "data": working.cipher.encrypt(iv, payload), "iv": iv, "kid": kid, "v": 1}
+    # Code points sort as their UTF-8 bytes do, so sorting text is sorting bytewise. The first _id keeps its place.
+    signed = _encode({"_id": None, **{name: fields[name] for name in sorted(fields)}})[4:-1]
+    tag = working.authenticator.tag(signed)
     return _INT32.pack(4 + len(signed) + _TRAILER_BYTES) + signed + _TAG_HEADER + tag + b"\x00"
 
 
@@ -102,7 +92,7 @@ def open(raw: bytes, *, keys: KeyRing, context: str) -> Opened:
     kid = _kid(_element(raw, elements, b"kid"))
     working = keys.working_keys(kid, context)
     # 4. The tag, in constant time. Before this line nothing is decoded, after it nothing is doubted.
-    tag = primitives.authenticate(working.authenticate, memoryview(raw)[4:-_TRAILER_BYTES])
+    tag = working.authenticator.tag(raw[4:-_TRAILER_BYTES])
     if not hmac.compare_digest(tag, raw[-primitives.TAG_BYTES - 1 : -1]):
         raise IntegrityError(
             "the document does not match its authentication tag: it was edited, put together from others, or sealed "
@@ -115,10 +105,24 @@ def open(raw: bytes, *, keys: KeyRing, context: str) -> Opened:
         raise MalformedEnvelopeError("_id, iv or data is not what format v1 prescribes")  # a bson.Binary is of another subtype
     if b"idx" in elements:
         _check_idx(_element(raw, elements, b"idx")[1:], document["idx"])
-    return Opened(document, primitives.decrypt(working.encrypt, iv, data))
+    return Opened(document, working.cipher.decrypt(iv, data))
 
 
 _OWN: Final = RESERVED - {"_id", "idx"}
+
+
+def _check_metadata(metadata: Mapping[str, Any]) -> None:
+    """Spec 2.1 and 2.2, but for what `schema` has checked of the names."""
+    if metadata.get("_id") is None:
+        raise MalformedEnvelopeError("a document without an _id, or whose _id is null, cannot be sealed")
+    if not _OWN.isdisjoint(metadata):
+        raise MalformedEnvelopeError(
+            "metadata uses a name that belongs to the envelope: " + ", ".join(sorted(_OWN & metadata.keys()))
+        )
+    if Timestamp in map(type, metadata.values()) and Timestamp(0, 0) in metadata.values():
+        raise MalformedEnvelopeError("a top-level Timestamp(0, 0) cannot be sealed: the server would replace it")
+    if "idx" in metadata and not _is_idx(metadata["idx"]):
+        raise MalformedEnvelopeError("idx is {kid, index name: bytes or a list of them}")
 
 
 def _position(name: bytes) -> tuple[bool, bool, bytes]:
@@ -160,12 +164,14 @@ _Span = tuple[int, int, int]  # the element begins, its value begins, it ends
 
 
 def identify(raw: bytes) -> Any:
-    """The unverified ``_id`` of a raw document, for an error message or a filter; None where there is none to be read."""
+    """The unverified ``_id`` of a raw document, for an error message; None where there is none to be read."""
+    elements: dict[bytes, _Span] = {}
     try:
-        leads = raw[5:9] == b"_id\x00"  # as in every sealed document: no need to walk the others
-        start, end = (4, 9 + _size(raw, raw[4], 9, len(raw))) if leads else _elements(raw)[b"_id"][::2]
+        with contextlib.suppress(MalformedEnvelopeError):  # what stands before the fault is enough
+            _walk(raw, elements)
+        start, _, end = elements[b"_id"]
         return bson.decode(_INT32.pack(end - start + 5) + raw[start:end] + b"\x00", CODEC_OPTIONS)["_id"]
-    except (MalformedEnvelopeError, KeyError, BSONError, struct.error):  # struct: a length that no int32 holds
+    except (KeyError, BSONError):
         return None
 
 
@@ -179,56 +185,50 @@ def _arrange(raw: bytes) -> tuple[bytes, dict[bytes, _Span]]:
 
     Whole elements are moved and none is decoded: a decoder keeps one of two equal names, and not the one that MongoDB matches.
     """
-    elements = _elements(raw)
+    elements = _walk(raw, {})
     names = list(elements)
-    ordered = sorted(names, key=_position)
-    if names != ordered:
+    middle = names[1:-1]
+    if names[:1] != [b"_id"] or names[-1] != b"hmac" or middle != sorted(middle):
+        ordered = sorted(names, key=_position)
         raw = raw[:4] + b"".join(raw[slice(*elements[name][::2])] for name in ordered) + b"\x00"
-        elements = _elements(raw)
+        elements = _walk(raw, {})
     start = len(raw) - _TRAILER_BYTES  # asked of the element: the last bytes may lie inside a longer binary
     if b"hmac" not in elements or elements[b"hmac"][0] != start or not raw.startswith(_TAG_HEADER, start):
         raise MalformedEnvelopeError("not a sealed document: it does not end in an hmac of 32 bytes")
     return raw, elements
 
 
-def _elements(raw: bytes) -> dict[bytes, _Span]:
-    """The top-level elements by name, in the order in which they stand. Raise `MalformedEnvelopeError` if it is not BSON."""
-    elements: dict[bytes, _Span] = {}
+def _walk(raw: bytes, elements: dict[bytes, _Span]) -> dict[bytes, _Span]:
+    """Note the top-level elements by name, in the order in which they stand. Raise `MalformedEnvelopeError` if it is not BSON."""
     last = len(raw) - 1
     if last < 4 or _INT32.unpack_from(raw)[0] != len(raw) or raw[last]:
         raise MalformedEnvelopeError("not one whole BSON document")
     start = 4
     while start < last:
-        name_end = raw.find(b"\x00", start + 1, last)
-        if name_end < 0:
-            raise MalformedEnvelopeError("not one whole BSON document")
-        value = name_end + 1
-        end = value + _size(raw, raw[start], value, last)
+        kind = raw[start]
+        value = raw.find(b"\x00", start + 1, last) + 1
+        if not value:
+            raise MalformedEnvelopeError("a field name does not end")
+        if kind in _FIXED:
+            end = value + _FIXED[kind]
+        elif kind in _COUNTED and value + 4 <= last:
+            more, least = _COUNTED[kind]
+            counted = _INT32.unpack_from(raw, value)[0]
+            if counted < least:
+                raise MalformedEnvelopeError("an element with an impossible length")
+            end = value + more + counted
+        elif kind == _REGEX and (pattern_end := raw.find(b"\x00", value, last)) >= 0:
+            end = raw.find(b"\x00", pattern_end + 1, last) + 1 or last + 1
+        else:
+            raise MalformedEnvelopeError("an element of an unknown type, or that does not end")
         if end > last:
             raise MalformedEnvelopeError("an element runs past the end of the document")
-        name = raw[start + 1 : name_end]
+        name = raw[start + 1 : value - 1]
         if name in elements:
             raise MalformedEnvelopeError("a field name occurs twice")
         elements[name] = start, value, end
         start = end
     return elements
-
-
-def _size(raw: bytes, kind: int, value: int, last: int) -> int:
-    """The size of an element's value, as its type and its own length say."""
-    if kind in _FIXED:
-        return _FIXED[kind]
-    if kind in _COUNTED and value + 4 <= last:
-        more, least = _COUNTED[kind]
-        counted: int = _INT32.unpack_from(raw, value)[0]
-        if counted >= least:
-            return more + counted
-    elif kind == _REGEX:
-        pattern_end = raw.find(b"\x00", value, last)
-        options_end = raw.find(b"\x00", pattern_end + 1, last)
-        if 0 <= pattern_end < options_end:
-            return options_end + 1 - value
-    raise MalformedEnvelopeError("an element of an unknown type, or with an impossible length")
 
 
 def _element(raw: bytes, elements: dict[bytes, _Span], name: bytes) -> bytes:
@@ -258,7 +258,7 @@ def _check_idx(raw: bytes, idx: object) -> None:
     """Step 5.1 for ``idx``, decoded. ``raw`` shows what decoding hides: a name twice, a symbol in place of a string."""
     if not _is_idx(idx):
         raise MalformedEnvelopeError("idx is not the document that format v1 prescribes")
-    _kid(_element(raw, _elements(raw), b"kid"))
+    _kid(_element(raw, _walk(raw, {}), b"kid"))
 
 
 def encode_document(document: Mapping[str, Any]) -> bytes:

@@ -69,14 +69,14 @@ class _NeverLeaves:
 
 
 class WorkingKeys(_NeverLeaves):
-    """What one key gives in one context: the only form in which `envelope` meets a key. 32 bytes each."""
+    """What one data key gives in one context: the only form in which `envelope` meets a key."""
 
-    __slots__ = ("authenticate", "encrypt")
+    __slots__ = ("authenticator", "cipher")
 
     def __init__(self, encrypt: bytes, authenticate: bytes) -> None:
-        """Hold the two; they are derived by `DataKey.working_keys`."""
-        self.encrypt: Final = encrypt
-        self.authenticate: Final = authenticate
+        """Take the two keys, 32 bytes each; `DataKey.working_keys` derives them."""
+        self.cipher: Final = primitives.StreamCipher(encrypt)
+        self.authenticator: Final = primitives.Authenticator(authenticate)
 
     def __repr__(self) -> str:
         return "WorkingKeys(…)"

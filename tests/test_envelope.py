@@ -23,7 +23,7 @@ from bson.timestamp import Timestamp
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mongo_envelope import DataKey, KeyRing, envelope
+from mongo_envelope import DataKey, KeyRing, envelope, primitives
 from mongo_envelope.errors import (
     IntegrityError,
     MalformedEnvelopeError,
@@ -63,7 +63,7 @@ def outcome(raw: bytes, context: str = CONTEXT) -> type | envelope.Opened:
 
 def elements(raw: bytes) -> dict[bytes, bytes]:
     """The whole elements of a document, by name."""
-    return {name: raw[start:end] for name, (start, _, end) in envelope._elements(raw).items()}
+    return {name: raw[start:end] for name, (start, _, end) in envelope._walk(raw, {}).items()}
 
 
 def framed(*parts: bytes) -> bytes:
@@ -74,7 +74,7 @@ def framed(*parts: bytes) -> bytes:
 
 def tagged(*parts: bytes, context: str = CONTEXT) -> bytes:
     """A document of these elements under a good tag: what only a holder of the key can make."""
-    tag = hmac.digest(KEYS.working_keys("k1", context).authenticate, b"".join(parts), "sha256")
+    tag = KEYS.working_keys("k1", context).authenticator.tag(b"".join(parts))
     return framed(*parts, b"\x05hmac\0\x20\0\0\0\0" + tag)
 
 
@@ -124,10 +124,10 @@ def test_what_was_sealed_opens(fields: dict[str, Any], identity: object, payload
 
 def test_the_layout_is_that_of_the_specification() -> None:
     """The length, the elements in order, and a trailer of 44 bytes with a tag over everything between."""
-    keys = KEYS.working_keys("k1", CONTEXT)
+    key = primitives.derive(primitives.derive(bytes(range(32)), "authenticate"), "authenticate", CONTEXT)
     assert struct.unpack("<i", RAW[:4])[0] == len(RAW)
     assert RAW[-44:-33] == bytes.fromhex("05686d6163002000000000")
-    assert RAW[-33:-1] == hmac.digest(keys.authenticate, RAW[4:-44], "sha256")
+    assert RAW[-33:-1] == hmac.digest(key, RAW[4:-44], "sha256")
     assert RAW[-1:] == b"\0"
     assert [*elements(RAW)] == b"_id at data idx iv kid n place tenant v zz hmac".split()
     assert elements(RAW)[b"v"] == b"\x10v\0\1\0\0\0"
@@ -281,7 +281,7 @@ def test_the_tag_must_be_an_element() -> None:
     body = [part for name, part in elements(SMALL).items() if name != b"hmac"]
     for name in (b"zz", b"hmac"):
         head = b"\x05" + name + b"\0\x2b\0\0\0\0"
-        tag = hmac.digest(KEYS.working_keys("k1", "c").authenticate, b"".join([*body, head]), "sha256")
+        tag = KEYS.working_keys("k1", "c").authenticator.tag(b"".join([*body, head]))
         assert outcome(framed(*body, head + b"\x05hmac\0\x20\0\0\0\0" + tag), "c") is MalformedEnvelopeError
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import itertools
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, get_args
 
@@ -14,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mongo_envelope import primitives
-from mongo_envelope.primitives import PURPOSES, authenticate, decrypt, derive, encrypt, pack
+from mongo_envelope.primitives import PURPOSES, Authenticator, StreamCipher, derive, pack
 
 VECTORS: dict[str, Any] = json.loads((Path(__file__).parents[1] / "spec/vectors/derive.json").read_text())
 WITHOUT_CONTEXT = {"check", "fingerprint"}
@@ -152,16 +153,16 @@ def test_no_other_purpose_exists(purpose: Any) -> None:
 @given(keys, ivs, st.binary(max_size=100))
 def test_decrypt_undoes_encrypt(key: bytes, iv: bytes, plaintext: bytes) -> None:
     """What was encrypted comes back, and the ciphertext is as long as the plaintext."""
-    ciphertext = encrypt(key, iv, plaintext)
+    ciphertext = StreamCipher(key).encrypt(iv, plaintext)
     assert len(ciphertext) == len(plaintext)
-    assert decrypt(key, iv, ciphertext) == plaintext
+    assert StreamCipher(key).decrypt(iv, ciphertext) == plaintext
 
 
 @settings(deadline=None)
 @given(keys, ivs, st.binary(max_size=100))
 def test_encrypt_is_counter_mode(key: bytes, iv: bytes, plaintext: bytes) -> None:
     """The key stream is AES of IV, IV + 1, and so on, whatever the IV."""
-    assert encrypt(key, iv, plaintext) == counter_mode(key, iv, plaintext)
+    assert StreamCipher(key).encrypt(iv, plaintext) == counter_mode(key, iv, plaintext)
 
 
 @settings(deadline=None)
@@ -169,7 +170,7 @@ def test_encrypt_is_counter_mode(key: bytes, iv: bytes, plaintext: bytes) -> Non
 def test_the_counter_carries_through_the_whole_block(key: bytes, ones: int, before: int) -> None:
     """A counter whose low bytes are about to overflow carries into the rest, and from all ones wraps to zero."""
     iv = (2 ** (8 * ones) - before).to_bytes(16, "big")
-    assert encrypt(key, iv, bytes(96)) == counter_mode(key, iv, bytes(96))
+    assert StreamCipher(key).encrypt(iv, bytes(96)) == counter_mode(key, iv, bytes(96))
 
 
 def test_counter_mode_vector_of_sp_800_38a() -> None:
@@ -177,7 +178,7 @@ def test_counter_mode_vector_of_sp_800_38a() -> None:
     key = bytes.fromhex("603deb1015ca71be2b73aef0857d77811f352c073b6108d72d9810a30914dff4")
     plaintext = bytes.fromhex("6bc1bee22e409f96e93d7e117393172aae2d8a571e03ac9c9eb76fac45af8e51")
     ciphertext = "601ec313775789a5b7a7f504bbf3d228f443e3ca4d62b59aca84e990cacaf5c5"
-    assert encrypt(key, bytes(range(0xF0, 0x100)), plaintext).hex() == ciphertext
+    assert StreamCipher(key).encrypt(bytes(range(0xF0, 0x100)), plaintext).hex() == ciphertext
 
 
 def test_tag_vectors_of_rfc_4231() -> None:
@@ -187,11 +188,42 @@ def test_tag_vectors_of_rfc_4231() -> None:
         (b"Jefe", b"what do ya want for nothing?"): "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843",
     }
     for (key, message), tag in cases.items():
-        assert authenticate(key, message).hex() == tag
+        assert Authenticator(key).tag(message).hex() == tag
 
 
 @settings(deadline=None)
 @given(keys, st.binary(max_size=80), st.integers(0, 40), st.integers(0, 40))
 def test_a_view_is_authenticated_as_its_bytes(key: bytes, message: bytes, start: int, end: int) -> None:
     """A slice of a buffer has the tag of a copy of that slice."""
-    assert authenticate(key, memoryview(message)[start:end]) == authenticate(key, message[start:end])
+    assert Authenticator(key).tag(memoryview(message)[start:end]) == Authenticator(key).tag(message[start:end])
+
+
+def test_a_cipher_in_use_is_never_shared() -> None:
+    """While one caller is between nonce and data, another gets a context of its own: no keystream is used twice."""
+    cipher, key = StreamCipher(bytes(32)), bytes(32)
+    first, second = bytes(16), bytes(15) + b"\x09"
+    expected = {iv: counter_mode(key, iv, bytes(64)) for iv in (first, second)}
+
+    assert cipher.encrypt(first, bytes(64)) == expected[first]
+    taken = cipher._idle.pop()
+    taken.reset_nonce(first)
+    assert cipher.encrypt(second, bytes(64)) == expected[second]
+    assert taken.update(bytes(64)) == expected[first]
+
+
+def test_threads_that_share_a_key_get_their_own_streams() -> None:
+    """Thousands of messages from eight threads at once, each as the plain construction gives it."""
+    key = bytes(range(32))
+    cipher, authenticator = StreamCipher(key), Authenticator(key)
+
+    def work(thread: int) -> bool:
+        for number in range(500):
+            iv = thread.to_bytes(8, "big") + number.to_bytes(8, "big")
+            plaintext = iv * (1 + number % 7)
+            plain = Cipher(algorithms.AES(key), modes.CTR(iv)).encryptor().update(plaintext)
+            if cipher.encrypt(iv, plaintext) != plain or authenticator.tag(plain) != hmac.digest(key, plain, "sha256"):
+                return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(work, range(8)))

@@ -25,15 +25,18 @@ if TYPE_CHECKING:
 __all__ = ["BYTE_SIZE", "SCALARS", "class_node", "enum_", "enum_values", "literal", "scalar"]
 
 _DECIMAL128: Final = decimal.Context(prec=34, rounding=decimal.ROUND_HALF_EVEN, Emin=-6143, Emax=6144, clamp=1, traps=[])
-_EPOCH: Final = datetime(1970, 1, 1)  # noqa: DTZ001 - subtracted from naive times only
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_NAIVE_EPOCH: Final = datetime(1970, 1, 1)  # noqa: DTZ001 - subtracted from naive times only
 _MILLISECOND: Final = timedelta(milliseconds=1)
 _MINUTE: Final = timedelta(minutes=1)
 
 
 def _project_datetime(value: datetime) -> DatetimeMS:
     """BSON's date: milliseconds since the epoch, rounded down; naive times are taken as UTC. No overflow at either end."""
-    since = value.replace(tzinfo=None) - _EPOCH - (value.utcoffset() or timedelta())
-    return DatetimeMS(since // _MILLISECOND)
+    epoch = _NAIVE_EPOCH if value.utcoffset() is None else _EPOCH
+    if epoch is _NAIVE_EPOCH and value.tzinfo is not None:  # a zone that does not know its offset
+        value = value.replace(tzinfo=None)
+    return DatetimeMS((value - epoch) // _MILLISECOND)
 
 
 def _project_date(value: date) -> DatetimeMS:
