@@ -56,7 +56,7 @@ class DocumentCodec(Generic[Model]):
         """The stored document as BSON: the bytes that the tag covers."""
         metadata, payload = self.schema.split(model)
         if self._validate_on_save:
-            self.schema.join(metadata, payload)
+            self.schema.validate(metadata, payload)
         try:
             return envelope.seal(metadata, payload, keys=self._keys, context=self.context)
         except MalformedEnvelopeError:

@@ -41,6 +41,9 @@ CODEC_OPTIONS: Final[CodecOptions[dict[str, Any]]] = CodecOptions(
     datetime_conversion=DatetimeConversion.DATETIME_AUTO,
 )
 
+#: The most elements at the top of a document. A bound, so that a hostile document of 16 MB cannot cost a gigabyte to look at.
+MAX_ELEMENTS: Final = 4096
+
 _INT32: Final = struct.Struct("<i")
 _TAG_HEADER: Final = b"\x05hmac\x00" + _INT32.pack(primitives.TAG_BYTES) + b"\x00"  # binary, subtype 0
 _TRAILER_BYTES: Final = len(_TAG_HEADER) + primitives.TAG_BYTES + 1  # 44: the hmac element and the closing zero
@@ -92,8 +95,8 @@ def open(raw: bytes, *, keys: KeyRing, context: str) -> Opened:
     kid = _kid(_element(raw, elements, b"kid"))
     working = keys.working_keys(kid, context)
     # 4. The tag, in constant time. Before this line nothing is decoded, after it nothing is doubted.
-    tag = working.authenticator.tag(raw[4:-_TRAILER_BYTES])
-    if not hmac.compare_digest(tag, raw[-primitives.TAG_BYTES - 1 : -1]):
+    #    The right tag of a wrong document is a forgery: it gets no name, by which a traceback could show it.
+    if not hmac.compare_digest(working.authenticator.tag(raw[4:-_TRAILER_BYTES]), raw[-primitives.TAG_BYTES - 1 : -1]):
         raise IntegrityError(
             "the document does not match its authentication tag: it was edited, put together from others, or sealed "
             "under another context or another key of the same id"
@@ -121,6 +124,8 @@ def _check_metadata(metadata: Mapping[str, Any]) -> None:
         )
     if Timestamp in map(type, metadata.values()) and Timestamp(0, 0) in metadata.values():
         raise MalformedEnvelopeError("a top-level Timestamp(0, 0) cannot be sealed: the server would replace it")
+    if len(metadata) > MAX_ELEMENTS - len(_OWN):
+        raise MalformedEnvelopeError(f"a document has at most {MAX_ELEMENTS} fields")
     if "idx" in metadata and not _is_idx(metadata["idx"]):
         raise MalformedEnvelopeError("idx is {kid, index name: bytes or a list of them}")
 
@@ -198,7 +203,7 @@ def _arrange(raw: bytes) -> tuple[bytes, dict[bytes, _Span]]:
     return raw, elements
 
 
-def _walk(raw: bytes, elements: dict[bytes, _Span]) -> dict[bytes, _Span]:
+def _walk(raw: bytes, elements: dict[bytes, _Span]) -> dict[bytes, _Span]:  # noqa: C901 - one loop: every read waits for it
     """Note the top-level elements by name, in the order in which they stand. Raise `MalformedEnvelopeError` if it is not BSON."""
     last = len(raw) - 1
     if last < 4 or _INT32.unpack_from(raw)[0] != len(raw) or raw[last]:
@@ -224,6 +229,8 @@ def _walk(raw: bytes, elements: dict[bytes, _Span]) -> dict[bytes, _Span]:
         if end > last:
             raise MalformedEnvelopeError("an element runs past the end of the document")
         name = raw[start + 1 : value - 1]
+        if len(elements) == MAX_ELEMENTS:
+            raise MalformedEnvelopeError("more fields than a sealed document can have")
         if name in elements:
             raise MalformedEnvelopeError("a field name occurs twice")
         elements[name] = start, value, end

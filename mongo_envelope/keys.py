@@ -11,7 +11,6 @@ that a key does not wander into a cache, a queue or a crash report.
 from __future__ import annotations
 
 import base64
-import binascii
 import contextlib
 import hmac
 import json
@@ -23,7 +22,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 from . import primitives
 from .errors import ConfigurationError, UnknownKeyError, shortened
@@ -53,22 +52,7 @@ def check_context(context: object) -> str:
     return context
 
 
-class _NeverLeaves:
-    """Refuses the ways in which Python objects leave a process by accident."""
-
-    __slots__ = ()
-
-    def __reduce_ex__(self, protocol: object) -> NoReturn:
-        raise TypeError(f"a {type(self).__name__} is not pickled or copied: it holds keys. Pass it on, or load it anew")
-
-    def __copy__(self) -> NoReturn:
-        self.__reduce_ex__(None)
-
-    def __deepcopy__(self, memo: object) -> NoReturn:
-        self.__reduce_ex__(None)
-
-
-class WorkingKeys(_NeverLeaves):
+class WorkingKeys(primitives.NeverLeaves):
     """What one data key gives in one context: the only form in which `envelope` meets a key."""
 
     __slots__ = ("authenticator", "cipher")
@@ -82,7 +66,7 @@ class WorkingKeys(_NeverLeaves):
         return "WorkingKeys(…)"
 
 
-class DataKey(_NeverLeaves):
+class DataKey(primitives.NeverLeaves):
     """32 bytes under a name. Its ``check`` value proves, without giving anything away, that it is the key that was meant."""
 
     __slots__ = ("_material", "check", "created", "kid")
@@ -97,7 +81,7 @@ class DataKey(_NeverLeaves):
         self._material: Final = material
         self.created: Final = created
         self.check: Final = primitives.derive(material, "check")[:_CHECK_BYTES]
-        if check is not None and not hmac.compare_digest(check, self.check):
+        if check is not None and not (isinstance(check, bytes) and hmac.compare_digest(check, self.check)):
             raise ConfigurationError(
                 f"key {kid!r}: the material does not match its check value, so this is not the key that was stored under "
                 "this id. Restore the key file from its backup"
@@ -120,7 +104,7 @@ class DataKey(_NeverLeaves):
         return f"DataKey({self.kid!r})"
 
 
-class KeyRing(_NeverLeaves):
+class KeyRing(primitives.NeverLeaves):
     """Data keys by id. The primary one seals; all of them open.
 
     ``KeyRing.from_file("keys.json", create=True)`` for a first service, `from_env` for a container, ``generate()`` for
@@ -161,20 +145,21 @@ class KeyRing(_NeverLeaves):
         Raise `ConfigurationError` if it is missing, unreadable, damaged, or (POSIX) open to other users. Whoever reads this
         file reads the data; without it the data is lost. Keep it out of the repository and in a backup of its own.
         """
-        file = Path(path)
-        if create and not file.exists():
-            _create_private(file, cls.generate()._as_json())
+        file, what = Path(path), f"the key file {str(path)!r}"
         try:
+            if create and not file.exists():
+                _create_private(file, cls.generate()._as_json())
             with file.open("rb") as opened:
                 mode = os.fstat(opened.fileno()).st_mode
-                content = opened.read()
-        except OSError as error:
+                ring = _parsed(opened.read())
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+            problem = getattr(error, "strerror", None) or "not a path"
             raise ConfigurationError(
-                f"cannot read the key file {str(file)!r}: {error.strerror}. from_file(…, create=True) makes one on the first run"
+                f"cannot read {what}: {problem}. from_file(…, create=True) makes one on the first run"
             ) from error
         if sys.platform != "win32" and mode & 0o077:
-            raise ConfigurationError(f"the key file {str(file)!r} can be read by other users: chmod 600 it")
-        return cls._from_json(content, f"the key file {str(file)!r}")
+            raise ConfigurationError(f"{what} can be read by other users: chmod 600 it")
+        return _ring_or_error(ring, what)
 
     @classmethod
     def from_env(cls, name: str = "MONGO_ENVELOPE_KEYS") -> KeyRing:
@@ -182,10 +167,9 @@ class KeyRing(_NeverLeaves):
 
         ``MONGO_ENVELOPE_KEYS="$(cat keys.json)"``. Raise `ConfigurationError` if it is not set or damaged.
         """
-        content = os.environ.get(name)
-        if content is None:
+        if name not in os.environ:
             raise ConfigurationError(f"the environment variable {name} is not set: it holds what a key file holds")
-        return cls._from_json(content.encode(errors="surrogateescape"), f"the environment variable {name}")
+        return _ring_or_error(_parsed(os.environ[name].encode(errors="surrogateescape")), f"the environment variable {name}")
 
     def to_file(self, path: str | os.PathLike[str]) -> None:
         """Write the ring, material included, as a new key file of mode 0600. Raise `ConfigurationError` if it exists."""
@@ -239,30 +223,42 @@ class KeyRing(_NeverLeaves):
         ]
         return json.dumps({"version": _FILE_VERSION, "primary": self._primary, "keys": keys}, indent=1).encode() + b"\n"
 
-    @classmethod
-    def _from_json(cls, content: bytes, what: str) -> KeyRing:
-        """Raises after the except blocks: the parsers' messages, and their __context__, quote what they read."""
-        try:
-            ring = json.loads(content)
-            found = None if ring["version"] == _FILE_VERSION else f"has version {ring['version']:d}, this reads {_FILE_VERSION}"
-            keys = [_key_fields(entry) for entry in ring["keys"]] if found is None else []
-            primary = str.__str__(ring["primary"])  # TypeError for what is no text
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            found = "is not a key file, or is damaged. Restore it from its backup; do not make a new one over it"
-        if found is not None:
-            raise ConfigurationError(f"{what} {found}")
-        return cls(
-            [DataKey(kid, material, created=created, check=check) for kid, material, check, created in keys], primary=primary
-        )
 
+def _parsed(content: bytes) -> KeyRing | str:
+    """The ring in a key file, or what is wrong with it.
 
-def _key_fields(entry: dict[str, Any]) -> tuple[str, bytes, bytes, datetime | None]:
-    created = entry.get("created")
+    Nothing is raised from here: a traceback would keep this frame, and with it the material, for whoever collects local variables;
+    and the parsers' messages quote what they read.
+    """
     try:
-        material = base64.b64decode(entry["material"], validate=True)
-    except binascii.Error:
-        raise ValueError from None
-    return entry["kid"], material, bytes.fromhex(entry["check"]), created and datetime.fromisoformat(created)
+        ring = json.loads(content)
+        if type(ring["version"]) is int and ring["version"] != _FILE_VERSION:
+            return f"has version {ring['version']}, and this package reads version {_FILE_VERSION}"
+        if ring.keys() != {"version", "primary", "keys"} or type(ring["version"]) is not int or type(ring["primary"]) is not str:
+            return _DAMAGED
+        return KeyRing([_key(entry) for entry in ring["keys"]], primary=ring["primary"])
+    except ConfigurationError as error:
+        return f"does not fit: {error}"
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return _DAMAGED
+
+
+_DAMAGED: Final = "is not a key file, or is damaged. Restore it from its backup; do not make a new one over it"
+
+
+def _key(entry: dict[str, Any]) -> DataKey:
+    """One key of a file. An entry that says more than this version knows may say that the key must not be used: `ValueError`."""
+    if entry.keys() != {"kid", "material", "check", "created"}:
+        raise ValueError
+    created = entry["created"] and datetime.fromisoformat(entry["created"])
+    material = base64.b64decode(entry["material"], validate=True)
+    return DataKey(entry["kid"], material, created=created, check=bytes.fromhex(entry["check"]))
+
+
+def _ring_or_error(ring: KeyRing | str, what: str) -> KeyRing:
+    if isinstance(ring, str):
+        raise ConfigurationError(f"{what} {ring}")
+    return ring
 
 
 def _create_private(path: Path, content: bytes) -> bool:

@@ -12,7 +12,7 @@ Sources: HKDF RFC 5869, HMAC RFC 2104 and FIPS 198-1, CTR mode NIST SP 800-38A s
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Final, Literal, NoReturn
 
 from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
@@ -21,7 +21,18 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.hmac import HMAC
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-__all__ = ["IV_BYTES", "KEY_BYTES", "PURPOSES", "TAG_BYTES", "Authenticator", "Purpose", "StreamCipher", "derive", "pack"]
+__all__ = [
+    "IV_BYTES",
+    "KEY_BYTES",
+    "PURPOSES",
+    "TAG_BYTES",
+    "Authenticator",
+    "NeverLeaves",
+    "Purpose",
+    "StreamCipher",
+    "derive",
+    "pack",
+]
 
 KEY_BYTES: Final = 32
 IV_BYTES: Final = 16
@@ -41,6 +52,8 @@ Purpose = Literal[
 ]
 PURPOSES: Final[frozenset[str]] = frozenset(Purpose.__args__)  # type: ignore[attr-defined]  # typing.Literal's documented runtime form
 
+_WITHOUT_CONTEXT: Final = frozenset({"fingerprint", "check"})
+
 
 def pack(*parts: bytes) -> bytes:
     """Each part behind its length (uint32 big-endian), so that no two lists of parts give the same bytes."""
@@ -52,13 +65,31 @@ def derive(key: bytes, purpose: Purpose, context: str | None = None) -> bytes:
 
     With ``context``, ``key`` is a purpose key, as derived by a first call without (RFC 5869, salt empty).
     """
-    if purpose not in PURPOSES:
-        raise ValueError("not a purpose of format v1")
+    if purpose not in PURPOSES or (context is not None and purpose in _WITHOUT_CONTEXT) or len(key) != KEY_BYTES:
+        raise ValueError("not a purpose of format v1, one that has no context, or a key that is not 32 bytes")
     info = pack(_LABEL, purpose.encode()) if context is None else pack(_LABEL, purpose.encode(), context.encode())
     return HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=None, info=info).derive(key)
 
 
-class StreamCipher:
+class NeverLeaves:
+    """Refuses the ways in which Python objects leave a process by accident: pickle, copy, deepcopy."""
+
+    __slots__ = ()
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError(f"a {type(self).__name__} is not pickled or copied: it holds keys. Pass it on, or load it anew")
+
+    def __getstate__(self) -> NoReturn:
+        self.__reduce_ex__(None)
+
+    def __copy__(self) -> NoReturn:
+        self.__reduce_ex__(None)
+
+    def __deepcopy__(self, memo: object) -> NoReturn:
+        self.__reduce_ex__(None)
+
+
+class StreamCipher(NeverLeaves):
     """AES-256-CTR under one key. The 16-byte ``iv`` is the first counter block; the whole block counts up, big-endian, and wraps.
 
     The caller never uses one ``iv`` twice under one key: `envelope.seal` draws it at random for each document.
@@ -91,7 +122,7 @@ class StreamCipher:
         return self.encrypt(iv, ciphertext)
 
 
-class Authenticator:
+class Authenticator(NeverLeaves):
     """HMAC-SHA-256 under one key, which is worked in once and copied for each message. Safe to share between threads."""
 
     __slots__ = ("_keyed",)

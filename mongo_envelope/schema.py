@@ -26,7 +26,7 @@ from pydantic import AliasChoices, BaseModel, RootModel
 from pydantic.fields import ComputedFieldInfo, FieldInfo
 from pydantic_core import SchemaValidator
 
-from .envelope import RESERVED
+from . import envelope
 from .errors import PayloadError, SchemaError
 from .lossless import Misfit, Node, Plan, Rewritten, Unfit, core_schema_of
 
@@ -165,6 +165,17 @@ class Schema(Generic[Model]):
             f"{self.model.__name__}: the document is genuine, but does not fit the model: {problem}. "
             "open_raw gives its content as it is"
         )
+
+    def validate(self, metadata: Mapping[str, Any], payload: bytes) -> None:
+        """Run the model's validators on what `split` gave. Raise `PayloadError`."""
+        document = {name: envelope.as_stored(value) for name, value in metadata.items()}
+        try:
+            self._plan.load(self._spliced_json(document, payload))
+        except Unfit as unfit:
+            problem = str(unfit)
+        else:
+            return
+        raise PayloadError(f"{self.model.__name__}: not saved: {problem}")
 
     def raw(self, document: Mapping[str, Any], payload: bytes) -> dict[str, Any]:
         """Metadata and payload as one dict of plain values by field name, not validated. Raise `PayloadError` if it is not JSON."""
@@ -379,7 +390,7 @@ def _stored_fields(model: type[Model], places: Rewritten[Model], markers: Mappin
             continue
         where = f"{model.__name__}.{name}"
         stored = name if marker.name is None else marker.name
-        if stored in RESERVED:
+        if stored in envelope.RESERVED:
             raise SchemaError(f"{where}: the stored name {stored!r} belongs to the envelope. Write Queryable(name=…)")
         if not stored or stored.startswith("$") or "." in stored or "\0" in stored:
             raise SchemaError(f"{where}: {stored!r} cannot be a stored name: not empty, no leading $, no dot, no NUL")
@@ -409,6 +420,8 @@ def _clear(node: Node, where: str, *, identity: bool = False) -> Node:
         raise SchemaError(f"{where}: cannot stand in the clear: {node.opaque}")
     if identity and "array" in node.kinds:
         raise SchemaError(f"{where}: MongoDB has no arrays as _id")
+    if identity and dict in node.types:
+        raise SchemaError(f"{where}: a dict as _id: MongoDB compares the order of its keys. Use a model with these fields")
     if identity and "null" in node.kinds and ObjectId not in node.types:
         raise SchemaError(f"{where}: an id that may be None. Give it a default_factory, or make it ObjectId | None")
     return node

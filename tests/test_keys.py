@@ -12,6 +12,7 @@ import signal
 import stat
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mongo_envelope import DataKey, KeyRing
+from mongo_envelope import keys as keys_module
 from mongo_envelope.errors import ConfigurationError, UnknownKeyError
 from mongo_envelope.keys import WorkingKeys, check_context, is_kid
 
@@ -64,6 +66,11 @@ def write(path: Path, text: str | bytes) -> Path:
     path.write_bytes(text.encode() if isinstance(text, str) else text)
     path.chmod(0o600)
     return path
+
+
+def ring_in(content: bytes) -> KeyRing:
+    """The ring in the content of a key file, as `KeyRing.from_file` reads it."""
+    return keys_module._ring_or_error(keys_module._parsed(content), "the file")
 
 
 def parts(working: WorkingKeys) -> tuple[bytes, bytes]:
@@ -213,9 +220,13 @@ def test_a_ring_that_does_not_fit_is_refused(keys: list[Any], primary: Any, says
 def test_keys_and_rings_refuse_copy_and_pickle(leave: Callable[[object], object]) -> None:
     """A key that is copied or pickled ends in a cache or a queue, so it cannot be."""
     key = DataKey("k1", MATERIAL)
-    for holder in (key, key.working_keys("c"), KeyRing([key]), {"deep": [KeyRing([key])]}):
+    working = key.working_keys("c")
+    for holder in (key, working, working.cipher, working.authenticator, KeyRing([key]), {"deep": [KeyRing([key])]}):
         if leave is copy.copy and isinstance(holder, dict):
             continue
+        if not isinstance(holder, dict):
+            with pytest.raises(TypeError, match="not pickled or copied"):
+                holder.__getstate__()
         with pytest.raises(TypeError, match="not pickled or copied") as caught:
             leave(holder)
         assert_silent(caught.value)
@@ -325,9 +336,13 @@ def test_a_file_that_others_can_reach_is_refused(tmp_path: Path, mode: int) -> N
         (base64.b64encode(MATERIAL), "damaged"),
         (json.dumps(base64.b64encode(MATERIAL).decode()), "damaged"),
         ("[" * 100_000, "damaged"),
-        (json.dumps(FILE | {"version": 2}), "has version 2, this reads 1"),
+        (json.dumps(FILE | {"version": 2}), "has version 2, and this package reads version 1"),
         (json.dumps(FILE | {"version": base64.b64encode(MATERIAL).decode()}), "damaged"),
         (json.dumps(FILE | {"version": None}), "damaged"),
+        (json.dumps(FILE | {"version": True}), "damaged"),
+        (json.dumps(FILE | {"version": 1.0}), "damaged"),
+        (json.dumps(FILE | {"more": 1}), "damaged"),
+        (json.dumps(FILE | {"keys": [FILE["keys"][0] | {"state": "compromised"}]}), "damaged"),  # type: ignore[index]
         (json.dumps(FILE | {"keys": []}), "at least one"),
         (json.dumps(FILE | {"keys": [base64.b64encode(MATERIAL).decode()]}), "damaged"),
         (json.dumps(FILE | {"keys": {"k1": base64.b64encode(MATERIAL).decode()}}), "damaged"),
@@ -359,7 +374,7 @@ def test_a_file_that_was_cut_short_is_refused() -> None:
     """At whatever byte a key file was cut, it is damaged and not a ring of fewer keys."""
     for end in range(len(TEXT)):
         with pytest.raises(ConfigurationError, match="damaged") as caught:
-            KeyRing._from_json(TEXT[:end].encode(), "the file")
+            ring_in(TEXT[:end].encode())
         assert_silent(caught.value)
 
 
@@ -369,7 +384,7 @@ def test_a_byte_that_changed_gives_no_other_key(at: int, byte: int) -> None:
     """A file with one other byte is refused, or its keys are the ones that were written."""
     content = TEXT.encode()
     try:
-        ring = KeyRing._from_json(content[:at] + bytes([byte]) + content[at + 1 :], "the file")
+        ring = ring_in(content[:at] + bytes([byte]) + content[at + 1 :])
     except ConfigurationError as error:
         assert_silent(error)
     else:
@@ -394,7 +409,7 @@ json_values = st.recursive(
 def test_any_json_that_is_no_key_file_is_refused(content: object) -> None:
     """JSON of any shape gives a `ConfigurationError` and never another error."""
     with pytest.raises(ConfigurationError):
-        KeyRing._from_json(json.dumps(content).encode(), "the file")
+        ring_in(json.dumps(content).encode())
 
 
 @settings(deadline=None)
@@ -402,7 +417,7 @@ def test_any_json_that_is_no_key_file_is_refused(content: object) -> None:
 def test_any_bytes_that_are_no_key_file_are_refused(content: bytes) -> None:
     """Bytes of any kind give a `ConfigurationError` and never another error."""
     with pytest.raises(ConfigurationError):
-        KeyRing._from_json(content, "the file")
+        ring_in(content)
 
 
 # --- the environment ------------------------------------------------------------------------------------------------
@@ -503,3 +518,23 @@ def test_a_write_that_fails_leaves_nothing(tmp_path: Path) -> None:
     ended = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
     assert "cannot make the key file" in ended.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_with_the_wrong_material_leaves_none_in_the_traceback(tmp_path: Path) -> None:
+    """Whoever collects the local variables of an error's frames (a crash reporter) finds no key there."""
+    secret = base64.b64encode(MATERIAL).decode()
+    path = write(tmp_path / "keys.json", TEXT.replace(base64.b64encode(OTHER).decode(), secret))
+    with pytest.raises(ConfigurationError, match="check value") as caught:
+        KeyRing.from_file(path)
+    shown = "".join(traceback.TracebackException.from_exception(caught.value, capture_locals=True).format())
+    frames = shown[shown.index("mongo_envelope/keys.py") :]  # the test's own frame holds what it wrote
+    assert secret not in frames
+    assert repr(MATERIAL) not in frames
+
+
+@pytest.mark.parametrize("path", ["a\0b", "x" * 300])
+def test_a_path_that_is_none_is_a_configuration_error(path: str) -> None:
+    """Too long, or with a NUL in it: the error says so, with create and without."""
+    for create in (False, True):
+        with pytest.raises(ConfigurationError, match="cannot read the key file"):
+            KeyRing.from_file(path, create=create)

@@ -14,7 +14,7 @@ from typing import Any, Final, Generic, TypeVar, get_args
 
 import pydantic
 from pydantic import BaseModel, PydanticSchemaGenerationError, PydanticUndefinedAnnotation, PydanticUserError, field_serializer
-from pydantic_core import SchemaSerializer, SchemaValidator, ValidationError, core_schema
+from pydantic_core import SchemaSerializer, SchemaValidator, ValidationError, core_schema, from_json
 
 from mongo_envelope.errors import SchemaError
 
@@ -25,6 +25,8 @@ from .rewrite import Rewriter
 __all__ = ["Misfit", "Node", "Plan", "Rewritten", "Unfit", "core_schema_of"]
 
 Model = TypeVar("Model", bound=BaseModel)
+#: So many brackets may be nested deeper than pydantic's parser goes (200 levels).
+_DEEP: Final = 150
 _CONTEXT: Final = {"mongo_envelope": "load"}
 _PYDANTIC_ERRORS: Final = frozenset(get_args(core_schema.ErrorType))
 
@@ -46,14 +48,19 @@ class Plan(Generic[Model]):
         """One UTF-8 JSON object: every field that is not left out. Raise `Misfit` for a value that cannot be kept."""
         try:
             self.root.check(model)
-            return self._serializer.to_json(model, warnings="none")
+            json = self._serializer.to_json(model, warnings="none")
+            if json.count(b"[") + json.count(b"{") > _DEEP:
+                from_json(json)  # the parser goes less deep than the serializer: what it refuses could never be loaded
         except Misfit as misfit:
             found = misfit
         except RecursionError:
             found = Misfit("nested too deeply, or inside itself")
         except Exception as error:  # noqa: BLE001 - a serializer's message quotes the value; so would its __context__
             found = Misfit(f"a value that JSON cannot hold ({type(error).__name__})")
-            found.path = [f".{name}" for name in type(model).model_fields if not self._holds(model, name)][:1]
+            names = [name for name in type(model).model_fields if not self._holds(model, name)]
+            found.path = [f".{names[0]}"] if len(names) == 1 else []
+        else:
+            return json
         raise found
 
     def _holds(self, model: Model, name: str) -> bool:

@@ -21,7 +21,7 @@ from uuid import UUID
 from bson import ObjectId
 from pydantic_core import core_schema
 
-from .node import EVERYTHING, Misfit, Node
+from .node import EVERYTHING, Misfit, Node, check_int
 
 __all__ = ["ANY", "decode", "encode"]
 
@@ -85,6 +85,8 @@ def encode(value: Any) -> Any:
     """What JSON can write; `decode` gives the value back, type included. Raise `Misfit` where no tag is known."""
     kind = type(value)
     if kind in _PLAIN:
+        if kind is int:
+            check_int(value)
         return value
     if kind is list:
         return [encode(item) for item in value]

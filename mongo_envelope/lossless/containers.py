@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 from pydantic_core import CoreSchema, core_schema
@@ -115,6 +115,8 @@ def dict_(rewriter: Rewriter, raw: Raw, path: str, *, cls: type = dict, make: Ca
 
     def project(items: dict[Any, Any]) -> Any:
         pairs = [(key.projected(name), value.projected(item)) for name, item in items.items()]
+        if "$ref" in items and "$id" in items:
+            raise Misfit("a dict with the keys $ref and $id in the clear: every MongoDB client takes it for a DBRef")
         return dict(pairs) if kind == "object" else [list(pair) for pair in pairs]
 
     return summary([key, value]).but(
@@ -129,10 +131,12 @@ def dict_(rewriter: Rewriter, raw: Raw, path: str, *, cls: type = dict, make: Ca
 
 
 def _items_check(item: Node) -> Check:
-    types, deep = item.types, item.deep
+    types, deep, several = item.types, item.deep, item.several
 
-    def check(values: Iterable[Any]) -> None:
-        if deep is None and types.issuperset(map(type, values)):  # type: ignore[attr-defined]  # all are frozensets
+    def check(values: Collection[Any]) -> None:
+        if (deep is None or several is not None) and types.issuperset(map(type, values)):  # type: ignore[attr-defined]  # frozensets
+            if several is not None:
+                several(values)
             return
         for index, value in enumerate(values):
             prefixed(f"[{index}]", item.check, value)

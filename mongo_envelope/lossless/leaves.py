@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import decimal
 import enum
+from collections.abc import Collection
 from datetime import UTC, date, datetime, time, timedelta
 from typing import TYPE_CHECKING, Any, Final, cast
 from uuid import UUID
@@ -16,7 +17,7 @@ from pydantic_core import CoreSchema, core_schema
 from mongo_envelope.errors import SchemaError
 
 from .classes import KeptClass
-from .node import Kind, Misfit, Node
+from .node import Kind, Misfit, Node, check_int
 from .reading import CONFIG, INSTEAD, JSON_KINDS, Raw, dumped, only
 
 if TYPE_CHECKING:
@@ -41,6 +42,12 @@ def _project_datetime(value: datetime) -> DatetimeMS:
 
 def _project_date(value: date) -> DatetimeMS:
     return _project_datetime(datetime(value.year, value.month, value.day, tzinfo=UTC))
+
+
+def _ints_deep(values: Collection[int]) -> None:
+    if values:
+        check_int(min(values))
+        check_int(max(values))
 
 
 def _float_near(value: Any) -> None:
@@ -70,7 +77,7 @@ def _scalar_row(cls: type, kind: Kind, *, native: bool = False, **more: Any) -> 
 SCALARS: Final[dict[str, Node]] = {
     "none": _scalar_row(type(None), "null", native=True),
     "bool": _scalar_row(bool, "bool", native=True),
-    "int": _scalar_row(int, "int", native=True),
+    "int": _scalar_row(int, "int", native=True, deep=check_int, several=_ints_deep),
     "float": _scalar_row(float, "float", native=True, near=_float_near, tolerant=True, project=float),
     "str": _scalar_row(str, "string", native=True),
     "bytes": _scalar_row(bytes, "string"),

@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, NoReturn, Self
 
 from pydantic_core import CoreSchema, core_schema
 
-__all__ = ["Check", "Kind", "Misfit", "Node", "Project", "prefixed", "summary"]
+__all__ = ["Check", "Kind", "Misfit", "Node", "Project", "check_int", "prefixed", "summary"]
 
 Kind = Literal["null", "bool", "int", "float", "string", "array", "object"]
 Check = Callable[[Any], None]
@@ -54,6 +54,7 @@ class Node:
     types: Collection[type]  #: the exact types of the values; a subclass is another type
     kinds: frozenset[Kind]  #: the kinds of JSON that it is written as
     deep: Check | None = None  #: what a value of the right type must satisfy besides; raises `Misfit`
+    several: Check | None = None  #: `deep` for many values at once, where that is faster
     near: Check | None = None  #: called for a value of another type; returns if that loses nothing after all
     native: bool = False  #: JSON alone tells this value from those of other native nodes
     tolerant: bool = False  #: somewhere inside, `near` accepts a value of another type
@@ -63,7 +64,9 @@ class Node:
     opaque: str | None = None  #: why it cannot be shown to queries at all
 
     def but(self, **changes: Any) -> Node:
-        """The same node with these changes."""
+        """The same node with these changes. `several` speaks for `deep` and `types`, and goes when one of them changes."""
+        if changes.keys() & {"deep", "types"}:
+            changes.setdefault("several", None)
         return replace(self, **changes)
 
     def check(self, value: Any) -> None:
@@ -111,3 +114,13 @@ def summary(nodes: Iterable[Node]) -> Node:
         exact=any(node.exact for node in inside),
         opaque=next((node.opaque for node in inside if node.opaque), None),
     )
+
+
+#: JSON parsers, ours among them, read integers of up to so many digits (CPython's own limit, too).
+_LONGEST_INT: Final = 10**4300
+
+
+def check_int(value: int) -> None:
+    """Raise `Misfit` for an int that could be written and never read."""
+    if not -_LONGEST_INT < value < _LONGEST_INT:
+        raise Misfit("an int of more than 4,300 digits, which no JSON parser would read again")

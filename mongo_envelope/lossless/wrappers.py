@@ -21,7 +21,7 @@ from .anything import ANY
 from .classes import KeptClass, kept_class
 from .containers import dict_, items
 from .leaves import BYTE_SIZE, class_node, enum_values
-from .node import Node
+from .node import Misfit, Node
 from .reading import INSTEAD, Codec, Raw, choices_of, dumped, function_of, is_pydantic
 from .unions import union
 
@@ -193,11 +193,22 @@ def own_codec(raw: Raw, codec: Codec) -> Node:
     dump, load = codec
     schema = {name: value for name, value in raw.items() if name != "serialization"}
     placed: Raw = core_schema.no_info_plain_validator_function(  # type: ignore[assignment]
-        load, serialization=core_schema.plain_serializer_function_ser_schema(dump)
+        load, serialization=core_schema.plain_serializer_function_ser_schema(lambda value: _with_text_keys(dump(value)))
     )
     if schema["type"] == "default":
         placed = {**schema, "schema": placed}
     return ANY.but(schema=placed, deep=None)
+
+
+def _with_text_keys(form: Any) -> Any:
+    """What a user's ``dump`` gave, whose dicts have keys of text: 1 and "1" would be one name in JSON."""
+    if isinstance(form, dict):
+        if not all(type(key) is str for key in form):
+            raise Misfit("dump= gave a dict with keys that are not text")
+        return {key: _with_text_keys(item) for key, item in form.items()}
+    if isinstance(form, list | tuple):
+        return [_with_text_keys(item) for item in form]
+    return form
 
 
 def _url_class(raw: Raw) -> type | None:
