@@ -54,11 +54,15 @@ class DocumentCodec(Generic[Model]):
 
     def seal_bson(self, model: Model) -> bytes:
         """The stored document as BSON: the bytes that the tag covers."""
+        return self.sealed(model)[1]
+
+    def sealed(self, model: Model) -> tuple[Any, bytes]:
+        """The stored ``_id`` and the stored document, as BSON."""
         metadata, payload = self.schema.split(model)
         if self._validate_on_save:
             self.schema.validate(metadata, payload)
         try:
-            return envelope.seal(metadata, payload, keys=self._keys, context=self.context)
+            return metadata["_id"], envelope.seal(metadata, payload, keys=self._keys, context=self.context)
         except MalformedEnvelopeError:
             pass
         raise PayloadError(f"{self.schema.model.__name__}: not saved: {self.schema.metadata_problem(metadata, envelope.encodes)}")
@@ -94,4 +98,8 @@ def _as_bson(document: Document) -> bytes:
         return document
     if isinstance(document, RawBSONDocument):
         return bytes(document.raw)
+    if not isinstance(document, Mapping):
+        raise MalformedEnvelopeError(
+            f"a document is a dict or BSON, not a {type(document).__name__}; find_one gives None for no match"
+        )
     return envelope.encode_document(document)

@@ -141,5 +141,8 @@ class DuplicateValueError(RepositoryError):
 
 def shortened(value: object) -> str:
     """``repr(value)``, at most 64 characters: the one form in which an ``_id`` may stand in a message."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except Exception:  # noqa: BLE001 - a user's class; the error at hand is the one to tell
+        text = f"<{type(value).__name__}>"
     return text if len(text) <= 64 else text[:61] + "..."

@@ -1,61 +1,90 @@
 """What a filter or a sort may ask, and how it is put to MongoDB. Pure: names and values in, names and values out.
 
-A filter names fields as the model does. Each value is brought to the field's type and projected as the stored one was, so
-that what matches is what a person means. A name that is sensitive or unknown, an operator that cannot be answered exactly,
-a value of another type: `QueryError`, with the field and the way out. Never a query that silently finds nothing.
+A filter names fields as the model does. Each value is brought to the field's type (`_meant`) and projected as the stored
+one was, so that what matches is what a person means. A name that is sensitive or unknown, an operator that cannot be answered
+exactly, a value of another type: `QueryError`, with the field and the way out. Never a query that silently finds nothing.
 
-Blind indexes will be served from here: `_field` is the one place where a sensitive name is refused.
+Stored dates and durations are in whole milliseconds, rounded down, and a date without a zone is taken as UTC; those of a filter
+are treated likewise, so two moments within one millisecond are equal to a query, as they are to MongoDB: ``$gt`` is "in a later
+millisecond". A Decimal is stored with 34 digits.
+
+Blind indexes will be served from here: `_top` is the one place where a sensitive name is refused.
 """
 
 from __future__ import annotations
 
+import copy
 import difflib
+import functools
+import ipaddress
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, is_dataclass
+from datetime import date, datetime, time
+from decimal import Decimal
+from enum import Enum, Flag
+from fractions import Fraction
+from pathlib import PurePath
 from typing import Any, Final
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
-from bson import ObjectId
-from pydantic_core import PydanticUseDefault, ValidationError
+from bson import Binary, ObjectId, Regex
+from pydantic import AnyUrl, BaseModel, ByteSize, RootModel
 
+from .envelope import encodes
 from .errors import QueryError
-from .lossless import Misfit
-from .schema import Schema, StoredField
+from .lossless import Misfit, Node, Rewritten
+from .schema import Schema, is_exact
 
 __all__ = ["compile_filter", "compile_sort", "identity_value"]
 
 _LOGICAL: Final = frozenset({"$and", "$or", "$nor"})
-_ONE_VALUE: Final = frozenset({"$eq", "$ne", "$gt", "$gte", "$lt", "$lte"})
+_RANGE: Final = frozenset({"$gt", "$gte", "$lt", "$lte"})
+_ONE_VALUE: Final = _RANGE | {"$eq", "$ne"}
 _SEVERAL: Final = frozenset({"$in", "$nin", "$all"})
-_AS_GIVEN: Final = frozenset({"$exists", "$size", "$type", "$mod"})
-_TEXT_ONLY: Final = frozenset({"$regex", "$options"})
-_OPERATORS: Final = sorted(_ONE_VALUE | _SEVERAL | _AS_GIVEN | _TEXT_ONLY | {"$not", "$elemMatch"})
-#: Types whose BSON form is the same wherever they stand: what may be compared beneath a dotted path.
+_OPERATORS: Final = sorted(
+    _ONE_VALUE | _SEVERAL | {"$exists", "$size", "$type", "$mod", "$regex", "$options", "$not", "$elemMatch"}
+)
+#: MongoDB's names of the BSON types that a stored field can have.
+_BSON_TYPES: Final = frozenset(
+    {"double", "string", "object", "array", "binData", "objectId", "bool", "date", "null", "int", "long", "decimal", "number"}
+)
+_SEQUENCES: Final = (list, tuple, set, frozenset, deque)
+_ADDRESSES: Final = (
+    ipaddress.IPv4Address,
+    ipaddress.IPv4Interface,
+    ipaddress.IPv4Network,
+    ipaddress.IPv6Address,
+    ipaddress.IPv6Interface,
+    ipaddress.IPv6Network,
+)
+#: Classes that are stored as text, and made from it.
+_TEXTUAL: Final = (*_ADDRESSES, Fraction, PurePath, ZoneInfo, AnyUrl)
+#: Of these, whose order as text is not their own: "10.0.0.10" < "10.0.0.9".
+_DISORDERED: Final = (*_ADDRESSES, Fraction)
+#: Types whose BSON form is the same wherever they stand: what may be compared where the type of the place is not known.
 _UNCHANGED: Final = (str, int, float, bool, type(None), UUID, ObjectId)
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """One place in a stored document that a filter may name: a field in the clear, or what stands beneath one."""
+
+    name: str  #: as the filter says it, for messages
+    stored: str
+    node: Node | None  #: None beneath a dict, a dataclass, a union: there names and types are not known
+    identity: bool = False
 
 
 def compile_filter(schema: Schema[Any], given: Mapping[str, Any] | None) -> dict[str, Any]:
     """The filter for MongoDB. Raise `QueryError` for anything that it could not answer exactly."""
-    if given is None:
-        return {}
-    if not isinstance(given, Mapping):
-        raise QueryError(f"a filter is a dict such as {{{schema.identity.name!r}: …}}, not a {type(given).__name__}")
-    compiled: dict[str, Any] = {}
-    for name, condition in given.items():
-        if name in _LOGICAL:
-            if not isinstance(condition, Sequence) or isinstance(condition, str | bytes) or not condition:
-                raise QueryError(f"{name} takes a list of filters, not an empty one")
-            compiled[name] = [compile_filter(schema, each) for each in condition]
-            continue
-        if isinstance(name, str) and name.startswith("$"):
-            raise QueryError(f"{name} is not served at the top of a filter. Served there: {', '.join(sorted(_LOGICAL))}")
-        field, path = _field(schema, name)
-        stored = field.stored + path
-        if stored in compiled:
-            raise QueryError(f"{name}: the field stands twice in one filter, under two names. Use $and")
-        compiled[stored] = _condition(field, name, condition, beneath=bool(path))
-    return compiled
+    try:
+        return {} if given is None else _filter(lambda name: _place(schema, name), given)
+    except RecursionError:
+        pass
+    raise QueryError("a filter that is nested too deeply, or inside itself")
 
 
 def compile_sort(
@@ -63,130 +92,373 @@ def compile_sort(
 ) -> list[tuple[str, int]]:
     """pymongo's sort list, from a name, a list of names or ``(name, direction)`` pairs, or a dict. Raise `QueryError`."""
     if isinstance(key, str):
-        pairs: Iterable[Any] = [(key, 1 if direction is None else direction)]
+        pairs: list[Any] = [(key, 1 if direction is None else direction)]
+    elif direction is not None or not isinstance(key, Sequence | Mapping) or not key:
+        raise QueryError("a sort is by a name and a direction, or by a list of names or of (name, direction) pairs")
     else:
-        pairs = key.items() if isinstance(key, Mapping) else [(each, 1) if isinstance(each, str) else each for each in key]
-    compiled = []
-    for name, way in pairs:
-        if way not in (1, -1):
-            raise QueryError(f"{name}: a direction is 1 or -1")
-        field, path = _field(schema, name)
-        compiled.append((field.stored + path, way))
-    return compiled
+        pairs = list(key.items() if isinstance(key, Mapping) else key)
+    compiled: dict[str, int] = {}
+    for pair in pairs:
+        name, way = pair if isinstance(pair, Sequence) and not isinstance(pair, str) and len(pair) == 2 else (pair, 1)
+        place = _place(schema, name)
+        if type(way) is not int or way not in (1, -1):
+            raise QueryError(f"{place.name}: a direction is 1 or -1")
+        if place.stored in compiled:
+            raise QueryError(f"{place.name}: the field stands twice in one sort")
+        if place.node is not None and any(issubclass(each, _DISORDERED) for each in place.node.types):
+            raise QueryError(f"{place.name}: a {place.node.label} is stored as text, whose order is not that of the values")
+        compiled[place.stored] = way
+    return list(compiled.items())
 
 
 def identity_value(schema: Schema[Any], value: Any) -> Any:
     """An ``_id`` as it is stored, from the model's id. Raise `QueryError` for None or a value of another type."""
+    place = _place(schema, schema.identity.name)
     if value is None:
-        raise QueryError(f"{schema.identity.name}: None names no document")
-    return _value(schema.identity, schema.identity.name, value)
+        raise QueryError(f"{place.name}: None names no document")
+    meant = _meant(place, value)
+    projected = meant.projected()
+    if place.node is not None and place.node.rounds and not is_exact(meant.value):
+        raise QueryError(f"{place.name}: BSON rounds this value, so that two ids could be one")
+    if not encodes(projected) or (isinstance(projected, Mapping) and any(key.startswith("$") for key in projected)):
+        raise QueryError(f"{place.name}: the value cannot be an _id: BSON cannot hold it, or MongoDB takes it for operators")
+    return projected
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# Names.
 
 
-def _field(schema: Schema[Any], name: object) -> tuple[StoredField, str]:
-    """The field in the clear that a name means, and the dotted path beneath it."""
+def _place(schema: Schema[Any], name: object) -> _Place:
+    """What a name means, in Python or in MongoDB, dotted or not."""
     if not isinstance(name, str):
-        raise QueryError(f"a filter names fields by text, not by a {type(name).__name__}")
-    top, dot, rest = name.partition(".")
-    field = schema.field(top)
+        raise QueryError(f"fields are named by text, not by a {type(name).__name__}")
+    top, *steps = name.split(".")
+    place = _top(schema, top)
+    for step in steps:
+        place = _beneath(place, step)
+    return place
+
+
+def _top(schema: Schema[Any], name: str) -> _Place:
+    field = schema.field(name)
     if field is not None:
-        return field, dot + rest
+        return _Place(name, field.stored, field.node, identity=field is schema.identity)
     model = schema.model.__name__
-    if top in schema.sensitive:
+    if name in schema.sensitive:
         raise QueryError(
-            f"{model}.{top} is sensitive: it is stored encrypted, and MongoDB cannot search or sort by it. "
+            f"{model}.{name} is sensitive: it is stored encrypted, and MongoDB cannot search or sort by it. "
             f"Mark it Queryable() if it may stand in the clear, or filter by {', '.join(schema.names)} and pick in Python"
         )
-    near = difflib.get_close_matches(top, [*schema.names, *schema.sensitive], n=1)
-    hint = f"Did you mean {near[0]}?" if near else f"Fields that can be searched: {', '.join(schema.names)}"
-    raise QueryError(f"{model} has no field {top[:64]!r}. {hint}")
+    raise QueryError(_unknown(model, name, schema.names, [*schema.names, *schema.sensitive]))
 
 
-def _condition(field: StoredField, name: str, condition: Any, *, beneath: bool) -> Any:
-    bring = _unchanged if beneath else _value
+def _unknown(where: str, name: str, served: Iterable[str], known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"Did you mean {near[0]}?" if near else f"Fields that can be searched: {', '.join(served)}"
+    return f"{where} has no field {name[:64]!r}. {hint}"
+
+
+def _beneath(place: _Place, step: str) -> _Place:
+    """One step down a dotted path: a field of a nested model, a position in an array, or a key of a dict."""
+    if not step or step.startswith("$") or not encodes({step: None}):
+        raise QueryError(f"{place.name}: a dotted path goes on with {step[:64]!r}, which is no name")
+    node = place.node
+    while node is not None and node.item is not None and not step.isdigit():
+        node = node.item  # MongoDB looks into each element
+    inside: Node | None = None
+    if node is not None:
+        held = [each for each in node.types if each is not type(None)]
+        if node.item is not None:
+            inside = node.item
+        elif len(held) == 1 and issubclass(held[0], BaseModel) and not issubclass(held[0], RootModel):
+            fields = _fields_of(held[0])
+            if step not in fields:
+                raise QueryError(f"{place.name}: " + _unknown(held[0].__name__, step, fields, fields))
+            inside = fields[step]
+        elif not any(issubclass(each, BaseModel | Mapping | tuple) or is_dataclass(each) for each in held):
+            raise QueryError(f"{place.name}: nothing stands beneath a {node.label}")
+        elif any(issubclass(each, Mapping) for each in held) and node.kinds <= {"array", "null"}:
+            raise QueryError(f"{place.name}: a {node.label} whose keys are not text is stored as pairs, and has no names beneath")
+    return _Place(f"{place.name}.{step}", f"{place.stored}.{step}", inside)
+
+
+@functools.lru_cache(maxsize=256)
+def _fields_of(model: type[BaseModel]) -> Mapping[str, Node]:
+    return Rewritten(model).fields
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Conditions.
+
+
+def _filter(find: Callable[[object], _Place], given: object) -> dict[str, Any]:
+    """A filter on the places that ``find`` finds: those of a document, or those of an array's element."""
+    if not isinstance(given, Mapping):
+        raise QueryError(f"a filter is a dict of names and conditions, not a {type(given).__name__}")
+    compiled: dict[str, Any] = {}
+    for name, condition in given.items():
+        if isinstance(name, str) and name in _LOGICAL:
+            if not isinstance(condition, Sequence) or isinstance(condition, str | bytes) or not condition:
+                raise QueryError(f"{name} takes a list of filters with at least one in it")
+            compiled[name] = [_filter(find, each) for each in condition]
+            continue
+        if isinstance(name, str) and name.startswith("$"):
+            raise QueryError(f"{name[:64]} is not served at the top of a filter. Served there: {', '.join(sorted(_LOGICAL))}")
+        place = find(name)
+        if place.stored in compiled:
+            raise QueryError(f"{place.name}: the field stands twice in one filter, under two names. Use $and")
+        compiled[place.stored] = _condition(place, condition)
+        if not encodes(compiled[place.stored]):
+            raise QueryError(f"{place.name}: a value that BSON cannot hold: an int beyond 64 bits, a lone surrogate, a NUL")
+    return compiled
+
+
+def _condition(place: _Place, condition: Any) -> Any:
     if isinstance(condition, re.Pattern):
-        return _text_only(field, name, "a regular expression", condition)
-    operators = isinstance(condition, Mapping) and any(isinstance(key, str) and key.startswith("$") for key in condition)
-    if not operators:
-        return bring(field, name, condition)
-    return {operator: _operand(field, name, operator, operand, bring) for operator, operand in condition.items()}
+        return _text_only(place, "a regular expression", condition)
+    if _has_operators(condition):
+        return _operators(place, condition)
+    return _meant(place, condition).projected()
 
 
-_Bring = Callable[[StoredField, str, Any], Any]
+def _has_operators(condition: object) -> bool:
+    return isinstance(condition, Mapping) and any(isinstance(key, str) and key.startswith("$") for key in condition)
 
 
-def _operand(field: StoredField, name: str, operator: str, operand: Any, bring: _Bring) -> Any:
-    beneath = bring is _unchanged
+def _operators(place: _Place, condition: Mapping[str, Any]) -> dict[str, Any]:
+    if "$options" in condition and not (isinstance(condition.get("$regex"), str) and _are_options(condition["$options"])):
+        raise QueryError(f"{place.name}: $options are letters of imsx, and go with a $regex that is text")
+    return {operator: _operand(place, operator, operand) for operator, operand in condition.items()}
+
+
+def _are_options(value: object) -> bool:
+    return isinstance(value, str) and set(value) <= set("imsx")
+
+
+def _operand(place: _Place, operator: str, operand: Any) -> Any:
     if operator in _ONE_VALUE:
-        return bring(field, name, operand)
+        meant = _meant(place, operand)
+        if operator in _RANGE and not _has_order(meant.value):
+            raise QueryError(f"{place.name}: {operator} compares numbers, dates and text, and this value has no such order")
+        return meant.projected()
     if operator in _SEVERAL:
         if isinstance(operand, str | bytes | Mapping) or not isinstance(operand, Iterable):
-            raise QueryError(f"{name}: {operator} takes a list of values")
-        return [bring(field, name, each) for each in operand]
-    if operator in _AS_GIVEN:
-        return operand
-    if operator in _TEXT_ONLY:
-        return _text_only(field, name, operator, operand)
-    if operator == "$not" and isinstance(operand, Mapping | re.Pattern):
-        return _condition(field, name, operand, beneath=beneath)
-    if operator == "$elemMatch" and isinstance(operand, Mapping) and all(str(key).startswith("$") for key in operand):
-        return _condition(field, name, operand, beneath=beneath)
-    raise QueryError(f"{name}: {operator} is not served in this form. Served: {', '.join(_OPERATORS)}")
+            raise QueryError(f"{place.name}: {operator} takes a list of values")
+        values = [_meant(place, each).projected() for each in operand]
+        if operator == "$all" and not values:
+            raise QueryError(f"{place.name}: $all of no values matches nothing")
+        return values
+    if operator == "$not" and (_has_operators(operand) or isinstance(operand, re.Pattern)):
+        return _condition(place, operand)
+    special = _SPECIAL.get(operator)
+    if special is None:
+        raise QueryError(f"{place.name}: {str(operator)[:64]} is not served in this form. Served: {', '.join(_OPERATORS)}")
+    return special(place, operator, operand)
 
 
-def _text_only(field: StoredField, name: str, what: str, value: Any) -> Any:
-    if "string" not in field.node.kinds and "array" not in field.node.kinds and "object" not in field.node.kinds:
-        raise QueryError(f"{name}: {what} searches text, and this field is a {field.node.label}")
+def _exists(place: _Place, operator: str, operand: Any) -> Any:
+    if not isinstance(operand, bool):
+        raise QueryError(f"{place.name}: {operator} takes True or False")
+    return operand
+
+
+def _type(place: _Place, operator: str, operand: Any) -> Any:
+    names = operand if isinstance(operand, list | tuple) else [operand]
+    if not names or not all(isinstance(each, str) and each in _BSON_TYPES for each in names):
+        raise QueryError(f"{place.name}: {operator} takes the name of a BSON type, or several: {', '.join(sorted(_BSON_TYPES))}")
+    return operand
+
+
+def _size(place: _Place, operator: str, operand: Any) -> Any:
+    if place.node is not None and not any(issubclass(each, _SEQUENCES) for each in place.node.types):
+        raise QueryError(f"{place.name}: {operator} counts the elements of an array, and this field is a {place.node.label}")
+    if type(operand) is not int or operand < 0:
+        raise QueryError(f"{place.name}: {operator} takes an int, 0 or more")
+    return operand
+
+
+def _mod(place: _Place, operator: str, operand: Any) -> Any:
+    if place.node is not None and not any(_is_number(each) for each in _innermost(place.node).types):
+        raise QueryError(f"{place.name}: {operator} divides numbers, and this field is a {place.node.label}")
+    pair = list(operand) if isinstance(operand, list | tuple) else []
+    if [type(each) for each in pair] != [int, int] or not pair[0]:
+        raise QueryError(f"{place.name}: {operator} takes [divisor, remainder], two ints")
+    return pair
+
+
+def _text_only(place: _Place, what: str, value: Any) -> Any:
+    if place.node is not None and not any(_stored_as_text(each) for each in _innermost(place.node).types):
+        raise QueryError(f"{place.name}: {what} searches text, and this field is a {place.node.label}")
+    pattern = value.pattern if isinstance(value, re.Pattern | Regex) else value
+    if not isinstance(pattern, str) or "\0" in pattern:
+        raise QueryError(f"{place.name}: {what} takes text without NUL, or a compiled regular expression of text")
     return value
 
 
-def _value(field: StoredField, name: str, value: Any) -> Any:
-    """The value as the field stores it: of its own type, of a form that converts to it, or an element of it."""
-    if value is None:
-        return None
-    for bring in (_projected, _converted, _element):
-        found = bring(field, value)
-        if found is not _NOT:
-            return found
-    raise QueryError(
-        f"{name}: this field is a {field.node.label}, and the filter's value is a {type(value).__name__} that is not one"
+def _elem_match(place: _Place, operator: str, operand: Any) -> Any:
+    item = place.node and place.node.item
+    if place.node is not None and item is None:
+        raise QueryError(f"{place.name}: {operator} looks at the elements of an array, and this field is a {place.node.label}")
+    if not isinstance(operand, Mapping) or not operand:
+        raise QueryError(f"{place.name}: {operator} takes conditions: operators, or fields of the elements")
+    if _has_operators(operand) and not operand.keys() & _LOGICAL:
+        return _operators(_Place(place.name, place.stored, item), operand)
+    return _filter(lambda name: _in_element(place, name), operand)
+
+
+def _in_element(array: _Place, name: object) -> _Place:
+    if not isinstance(name, str) or name.isdigit():
+        raise QueryError(f"{array.name}: $elemMatch names fields of the elements")
+    place = functools.reduce(_beneath, name.split("."), array)
+    return _Place(place.name, name, place.node)
+
+
+_SPECIAL: Final[dict[str, Callable[[_Place, str, Any], Any]]] = {
+    "$exists": _exists,
+    "$type": _type,
+    "$size": _size,
+    "$mod": _mod,
+    "$regex": _text_only,
+    "$options": _text_only,
+    "$elemMatch": _elem_match,
+}
+
+
+def _innermost(node: Node) -> Node:
+    """A condition on an array is one on its elements too."""
+    return node if node.item is None else _innermost(node.item)
+
+
+def _is_number(cls: type) -> bool:
+    return issubclass(cls, int | float | Decimal) and cls is not bool
+
+
+def _stored_as_text(cls: type) -> bool:
+    if issubclass(cls, Enum):
+        return not issubclass(cls, Flag) and any(type(member.value) is not int for member in cls)
+    return issubclass(cls, (str, time, *_TEXTUAL))
+
+
+def _has_order(value: Any) -> bool:
+    if isinstance(value, float | Decimal):
+        return value == value if isinstance(value, float) else not value.is_nan()  # noqa: PLR0124 - NaN alone is not itself
+    return not isinstance(value, (type(None), Mapping, BaseModel, *_SEQUENCES, *_DISORDERED)) and not (
+        isinstance(value, time) and value.tzinfo is not None
     )
 
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Values.
 
 _NOT: Final = object()
 
 
-def _projected(field: StoredField, value: Any) -> Any:
-    try:
-        field.node.check(value)
-    except Misfit:
-        return _NOT
-    return field.node.projected(value)
+@dataclass(frozen=True, slots=True)
+class _Meant:
+    """A filter's value, in the type of the place that it is compared with."""
+
+    place: _Place
+    node: Node | None
+    value: Any
+
+    def projected(self) -> Any:
+        """Its BSON form. Refused where that stands for another value, or is one of several."""
+        if self.node is None:
+            return self.value
+        projected = self.node.projected(self.value)
+        if isinstance(self.value, Decimal) and not self.value.is_nan() and projected.to_decimal() != self.value:
+            raise QueryError(f"{self.place.name}: a Decimal that 34 digits cannot hold exactly")
+        if isinstance(self.value, dict) and list(projected) != list(self.node.projected(_reversed(self.value))):
+            name = self.place.name
+            raise QueryError(f"{name}: MongoDB compares dicts in the order of their keys. Filter by {name}.<key>")
+        return projected
 
 
-def _converted(field: StoredField, value: Any) -> Any:
-    """``"2024-01-01"`` for a date, ``"active"`` for an enum, 5 for a Decimal. A bool is never a number."""
-    if isinstance(value, bool):
-        return _NOT
-    try:
-        converted = field.convert.validate_python(value)
-    except (ValidationError, PydanticUseDefault, ValueError, TypeError, KeyError):
-        return _NOT
-    return _projected(field, converted)
+def _reversed(given: dict[Any, Any]) -> dict[Any, Any]:
+    other = copy.copy(given)  # of the same class
+    other.clear()
+    for key, value in reversed(given.items()):
+        other[key] = value
+    return other
 
 
-def _element(field: StoredField, value: Any) -> Any:
-    """A value that is one element of an array field, which MongoDB matches too."""
-    if field.node.item is None:
-        return _NOT
-    return _value(StoredField(field.name, field.stored, field.node.item), field.name, value)
-
-
-def _unchanged(field: StoredField, name: str, value: Any) -> Any:
-    if isinstance(value, _UNCHANGED) or (isinstance(value, datetime) and value.tzinfo is not None):
-        return value
+def _meant(place: _Place, value: Any) -> _Meant:
+    """The value in the place's own type or in that of its elements: as it is, or from a form in which people write it."""
+    if place.node is None:
+        if isinstance(value, _UNCHANGED) or (isinstance(value, datetime) and value.tzinfo is not None):
+            return _Meant(place, None, value)
+        raise QueryError(f"{place.name}: here a {type(value).__name__} cannot be compared exactly. Filter by the whole field")
+    node: Node | None = place.node
+    while node is not None and not (place.identity and value is None):
+        found = _brought(node, value)
+        if found is not _NOT:
+            return _Meant(place, node, found)
+        node = node.item
+    label = place.node.label
+    if value is None:
+        raise QueryError(f'{place.name}: a {label} here is never None. For documents without the field: {{"$exists": False}}')
+    hint = f". Filter by {place.name}.<field>, or by all fields with their exact types" if isinstance(value, dict) else ""
     raise QueryError(
-        f"{name}: beneath {field.name}, a {type(value).__name__} cannot be compared exactly. Filter by the whole field"
+        f"{place.name}: this field is a {label}, and the filter's value is a {type(value).__name__} that is not one{hint}"
     )
+
+
+def _fits(node: Node, value: Any) -> bool:
+    try:
+        node.check(value)
+    except Misfit:
+        return False
+    return True
+
+
+def _brought(node: Node, value: Any) -> Any:
+    """The value as one of the node's types, or `_NOT`: also where two of them could be meant."""
+    if _fits(node, value):
+        return value
+    if isinstance(value, Enum):  # of another class than the field's, if that is an enum
+        return _NOT if any(issubclass(each, Enum) for each in node.types) else _brought(node, value.value)
+    if isinstance(value, bool):
+        return _NOT  # never a number
+    found = [each for cls in node.types for each in _forms(node, cls, value) if _fits(node, each)]
+    return found[0] if len(found) == 1 else _NOT
+
+
+def _forms(node: Node, cls: type, value: Any) -> Iterator[Any]:
+    """What ``value`` may mean as a ``cls``."""
+    try:
+        yield _form(node, cls, value)
+    except Exception:  # noqa: BLE001 - InvalidId, ValidationError, what a user's validator raises: all quote the value
+        return
+
+
+def _form(node: Node, cls: type, value: Any) -> Any:
+    kind = type(value)
+    if issubclass(cls, _SEQUENCES) and kind in _SEQUENCES:
+        item = node.item
+        return cls(value) if item is None else cls([_brought(item, each) for each in value])
+    if kind is dict and issubclass(cls, BaseModel) and value.keys() == cls.model_fields.keys():
+        return cls.model_validate(value, strict=True, extra="forbid", by_name=True, by_alias=False)
+    if issubclass(cls, Enum):
+        return cls(value)
+    for target, sources, make in _CONVERSIONS:
+        if issubclass(cls, target) and kind in sources:
+            return make(cls, value)
+    return _NOT
+
+
+_Make = Callable[[Any, Any], Any]
+#: a class, the types of other values that it can be made from, and how
+_CONVERSIONS: Final[tuple[tuple[type | tuple[type, ...], tuple[type, ...], _Make], ...]] = (
+    (datetime, (str,), lambda _, text: datetime.fromisoformat(text)),
+    (datetime, (date,), lambda _, day: datetime(day.year, day.month, day.day)),  # noqa: DTZ001 - UTC, like all without a zone
+    (date, (str,), lambda _, text: date.fromisoformat(text)),
+    (time, (str,), lambda _, text: time.fromisoformat(text)),
+    (Decimal, (int, str), lambda _, number: Decimal(number)),
+    (Decimal, (float,), lambda _, number: Decimal(repr(number))),
+    (int, (float,), lambda _, number: int(number) if number.is_integer() else _NOT),
+    (ByteSize, (int,), lambda cls, number: cls(number)),
+    ((bytes, bytearray), (bytes, bytearray), lambda cls, data: cls(data)),
+    ((bytes, bytearray), (Binary,), lambda cls, data: cls(data) if data.subtype == 0 else _NOT),
+    ((UUID, ObjectId, *_TEXTUAL), (str,), lambda cls, text: cls(text)),
+)

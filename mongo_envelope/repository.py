@@ -9,15 +9,18 @@ loaded or saved with, and a later save replaces exactly that document. See `_Kno
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
 
+from bson.decimal128 import Decimal128
 from bson.raw_bson import RawBSONDocument
 from pydantic import BaseModel
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.collection import Collection
-from pymongo.errors import BulkWriteError, DuplicateKeyError, PyMongoError
+from pymongo.errors import BulkWriteError, DuplicateKeyError
 
 from . import envelope
 from .bridge import drive, settle
@@ -61,9 +64,12 @@ class _Known(set[str]):
     frozen model.
     """
 
-    context: str
+    place: tuple[str, str]  #: the collection's full name, and the context
     identity: Any
     tags: frozenset[bytes | None]
+
+    def __repr__(self) -> str:
+        return repr(set(self))
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +107,7 @@ class _Flows(Generic[Model]):
             model, keys=keys, context=collection.name if context is None else context, validate_on_save=validate_on_save
         )
         self.schema = self.codec.schema
+        self.place = (collection.full_name, self.codec.context)
         self.collection = collection.with_options(codec_options=envelope.CODEC_OPTIONS.with_options(document_class=RawBSONDocument))
 
     # --- what an instance remembers -----------------------------------------------------------------------------------
@@ -108,22 +115,26 @@ class _Flows(Generic[Model]):
     def known(self, model: Model, identity: Any) -> frozenset[bytes | None]:
         """The tags that the document of this instance may have; `_ABSENT` alone for a fresh one."""
         known = model.__pydantic_fields_set__
-        if isinstance(known, _Known) and known.context == self.codec.context and _same(known.identity, identity):
+        if isinstance(known, _Known) and known.place == self.place and _same(known.identity, identity):
             return known.tags
         return frozenset({_ABSENT})
 
     def remember(self, model: Model, identity: Any, tags: frozenset[bytes | None]) -> None:
         """Note on the instance which document it stands for. Its fields are not touched."""
         known = _Known(model.__pydantic_fields_set__)
-        known.context, known.identity, known.tags = self.codec.context, identity, tags
+        known.place, known.identity, known.tags = self.place, identity, tags
         object.__setattr__(model, "__pydantic_fields_set__", known)
 
     # --- writing ------------------------------------------------------------------------------------------------------
 
     def seal(self, model: Model) -> _Sealed:
         """Seal an instance, before anything is sent."""
-        raw = self.codec.seal_bson(model)
-        identity = envelope.identify(raw)
+        try:
+            identity, raw = self.codec.sealed(model)
+        except EnvelopeError as error:  # of a batch, say, which one
+            given = getattr(model, self.schema.identity.name, None)
+            error.about(document_id=given if self.schema.identity.node.fits(given) else None, collection=self.name)
+            raise
         if len(raw) > _MAX_BYTES:
             raise PayloadError(
                 f"not saved: the sealed document has {len(raw)} bytes, {len(raw) - _MAX_BYTES} more than MongoDB takes"
@@ -135,8 +146,8 @@ class _Flows(Generic[Model]):
         known = sealed.known | {sealed.tag}
         try:
             failed = await self._write(sealed, overwrite=overwrite, session=session)
-        except PyMongoError:
-            self.remember(model, sealed.identity, known)  # it may have been written: the reply is what is missing
+        except BaseException:  # a lost reply, a cancelled task, Ctrl-C: it may have been written
+            self.remember(model, sealed.identity, known)
             raise
         if failed is not None:
             raise failed.about(document_id=sealed.identity, collection=self.name)
@@ -196,12 +207,13 @@ class _Flows(Generic[Model]):
                 raise
             written = problem[0]["index"]
             failed = _duplicate(problem[0])
-        except PyMongoError:
+        except BaseException:  # as in `save`
             self._remember_written(fresh, uncertain=True)
             raise
         self._remember_written(fresh[:written], uncertain=uncertain)
         if failed is not None:
-            failed.args = (f"{failed.args[0]}. Of {len(fresh)} new documents the {written} before it were saved",)
+            were = "will not be, once the transaction is aborted" if uncertain else "were saved"
+            failed.args = (f"{failed.args[0]}. Of {len(fresh)} new documents the {written} before it {were}",)
             raise failed.about(document_id=fresh[written][1].identity, collection=self.name)
 
     def _remember_written(self, written: list[tuple[Model, _Sealed]], *, uncertain: bool) -> None:
@@ -270,7 +282,22 @@ def _duplicate(details: Mapping[str, Any] | None) -> RepositoryError:
 
 def _same(found: Any, asked: Any) -> bool:
     """Whether MongoDB takes the two for the same ``_id``: 5 is 5.0, and a date is what BSON makes of it."""
-    return bool(found == asked) or bool(found == envelope.as_stored(asked))
+    if type(found) is type(asked) and found == asked and not isinstance(found, dict):
+        return True  # nearly always, and for less than encoding costs
+    return bool(_comparable(envelope.as_stored(found)) == _comparable(envelope.as_stored(asked)))
+
+
+def _comparable(value: Any) -> Any:
+    """So that ``==`` says what MongoDB says: decimals count by number, keys by their order; NaN is NaN, and True is not 1."""
+    if isinstance(value, Decimal128):
+        value = value.to_decimal()
+    if isinstance(value, dict):
+        return [(name, _comparable(each)) for name, each in value.items()]
+    if isinstance(value, list):
+        return [_comparable(each) for each in value]
+    if isinstance(value, bool) or (isinstance(value, float | Decimal) and math.isnan(value)):
+        return (type(value), str(value))
+    return value
 
 
 class _Shell(Generic[Model]):

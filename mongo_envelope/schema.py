@@ -12,11 +12,13 @@ How values become JSON without loss is `lossless`.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Annotated, Any, Final, Generic, TypeVar, get_args, get_origin
 
 import pydantic_core
@@ -24,7 +26,6 @@ import typing_extensions
 from bson import ObjectId
 from pydantic import AliasChoices, BaseModel, RootModel
 from pydantic.fields import ComputedFieldInfo, FieldInfo
-from pydantic_core import SchemaValidator
 
 from . import envelope
 from .errors import PayloadError, SchemaError
@@ -76,11 +77,6 @@ class StoredField:
         """Whether it is read back from the metadata. Otherwise the payload carries its exact value, and that wins."""
         return not self.computed and not self.node.exact
 
-    @cached_property
-    def convert(self) -> SchemaValidator:
-        """From the forms in which people write such a value (an ISO date as text, an enum's value) to the value."""
-        return SchemaValidator(self.node.schema, {"hide_input_in_errors": True}, _use_prebuilt=False)
-
 
 class Schema(Generic[Model]):
     """A model, read once. Immutable. Made by `of`, which raises `SchemaError` for what cannot be kept."""
@@ -94,11 +90,10 @@ class Schema(Generic[Model]):
         self._plan = plan
         self._by_name = {field.name: field for field in self.stored} | {field.stored: field for field in self.stored}
         self._spliced = tuple(field for field in self.stored if field.spliced)
-        self._plain_fields = tuple(field for field in self.stored if not field.computed)
+        self._projections = tuple((field.stored, field.name, field.node.project) for field in self.stored if not field.computed)
         self._computed = tuple(field for field in self.stored if field.computed)
         self._stored_names = frozenset(field.stored for field in self.stored)
         self._extras = model.model_config.get("extra") == "allow"
-        self._makes_object_ids = ObjectId in self.identity.node.types
 
     @classmethod
     def of(cls, model: type[Model]) -> Schema[Model]:
@@ -135,21 +130,24 @@ class Schema(Generic[Model]):
         An id of None becomes a new ObjectId, on the instance too, where the field allows one; nothing else of the model is
         changed. Raise `PayloadError` for a value that cannot be kept.
         """
-        if self._makes_object_ids and type(model) is self.model and model.__dict__.get(self.identity.name) is None:
-            self._give_identity(model)
         try:
             payload = self._plan.dump(model)
             values = model.__dict__
-            metadata = {field.stored: field.node.projected(values[field.name]) for field in self._plain_fields}
+            metadata = {}
+            for stored, name, project in self._projections:
+                value = values[name]
+                metadata[stored] = value if project is None else project(value)
             for field in self._computed:
                 metadata[field.stored] = self._compute(model, field)
             problem = self._refused_extra(model) if self._extras else None
         except Misfit as misfit:
             problem = str(misfit)
+        if problem is None and metadata["_id"] is None:
+            metadata["_id"] = self._new_identity(model)
+        if problem is None and self.identity.node.rounds and not is_exact(values[self.identity.name]):
+            problem = f"{self.identity.name}: BSON rounds this value, so that two ids could be one"
         if problem is not None:
             raise PayloadError(f"{self.model.__name__}: not saved: {problem}")
-        if metadata["_id"] is None:
-            raise PayloadError(f"{self.model.__name__}: not saved: {self.identity.name} is None")
         return metadata, payload
 
     def join(self, document: Mapping[str, Any], payload: bytes) -> Model:
@@ -170,11 +168,11 @@ class Schema(Generic[Model]):
         """Run the model's validators on what `split` gave. Raise `PayloadError`."""
         document = {name: envelope.as_stored(value) for name, value in metadata.items()}
         try:
-            self._plan.load(self._spliced_json(document, payload))
-        except Unfit as unfit:
-            problem = str(unfit)
-        else:
-            return
+            if self._plan.dump(self._plan.load(self._spliced_json(document, payload))) == payload:
+                return
+            problem = "a validator would change it on load"
+        except (Unfit, Misfit) as refused:
+            problem = str(refused)
         raise PayloadError(f"{self.model.__name__}: not saved: {problem}")
 
     def raw(self, document: Mapping[str, Any], payload: bytes) -> dict[str, Any]:
@@ -204,13 +202,18 @@ class Schema(Generic[Model]):
         rest = body[1:].lstrip(_JSON_SPACE)
         return head[:-1] + (b"," if clear and rest[:1] != b"}" else b"") + rest
 
-    def _give_identity(self, model: Model) -> None:
-        model.__dict__[self.identity.name] = ObjectId()  # past frozen and validate_assignment: the type is right
+    def _new_identity(self, model: Model) -> ObjectId:
+        """An id for an instance without one; `_clear` has seen that the field may hold it."""
+        identity = ObjectId()
+        model.__dict__[self.identity.name] = identity  # past frozen and validate_assignment: the type is right
         model.__pydantic_fields_set__.add(self.identity.name)
+        return identity
 
     def _compute(self, model: Model, field: StoredField) -> Any:
+        wrapped = self.model.model_computed_fields[field.name].wrapped_property
+        compute: Any = wrapped.func if isinstance(wrapped, functools.cached_property) else wrapped.fget
         try:
-            value = getattr(model, field.name)
+            value = compute(model)  # past the cache of a cached_property, which may be of an older state
         except Exception as error:  # noqa: BLE001 - a user's property may raise anything, with a value in its message
             problem = f"computed, raised {type(error).__name__}"
         else:
@@ -248,6 +251,19 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return content
 
 
+def is_exact(value: Any) -> bool:
+    """Whether BSON holds a date, a duration or a Decimal as it is."""
+    if isinstance(value, datetime):
+        return value.microsecond % 1000 == 0
+    if isinstance(value, timedelta):
+        return value.microseconds % 1000 == 0
+    return not isinstance(value, Decimal) or len(value.as_tuple().digits) <= _DECIMAL_DIGITS
+
+
+#: IEEE 754-2008 decimal128
+_DECIMAL_DIGITS: Final = 34
+
+
 def _object_id_as_text(value: object) -> str:
     if isinstance(value, ObjectId):
         return str(value)
@@ -263,13 +279,13 @@ def _markers_of_fields(model: type[BaseModel]) -> dict[str, Marker]:
     markers: dict[str, Marker] = {}
     for name, info in model.model_fields.items():
         where = f"{model.__name__}.{name}"
-        if isinstance(info.default, Marker) or info.default in (Queryable, Sensitive):
+        if _is_marker(info.default):
             raise SchemaError(
                 f"{where}: the marker stands as the default value. Write {name}: Annotated[…, {_named(info.default)}]"
             )
         found = _markers_in(info.metadata, where)
         queryable = isinstance(found, Queryable)
-        _refuse_lost(info.annotation, where, clear=queryable, seen=set())
+        _refuse_lost(info.annotation, where, clear=queryable, meant=isinstance(found, Sensitive), seen={id(model)})
         if found is None:
             _refuse_redeclared(model, name, where)
         else:
@@ -304,14 +320,19 @@ def _named(marker: object) -> str:
     return f"{(marker if isinstance(marker, type) else type(marker)).__name__}()"
 
 
-def _refuse_lost(annotation: Any, where: str, *, clear: bool, seen: set[int]) -> None:
-    """Refuse a marker below the top of an annotation, where pydantic does not pass it on to the field."""
+def _refuse_lost(annotation: Any, where: str, *, clear: bool, meant: bool, seen: set[int]) -> None:
+    """Refuse a marker below the top of an annotation, where pydantic does not pass it on to the field.
+
+    ``clear``: the field is in the clear; ``meant``: it says itself that all of it is sensitive, as a model inside itself is.
+    """
     for marker, place in _inner_markers(annotation, seen):
-        if isinstance(marker, Queryable) or marker is Queryable or clear or place is None:
+        queryable = isinstance(marker, Queryable) or marker is Queryable
+        if place is None or clear or (queryable and not meant):
             where_it_is = "inside the type" if place is None else f"on {place}"
             raise SchemaError(
                 f"{where}: the marker {_named(marker)} {where_it_is} has no effect. It belongs at the top of the field: "
                 f"Annotated[<the whole type>, {_named(marker)}]. A field is sensitive or in the clear as a whole"
+                + (". Mark it Sensitive() to say that all of it is encrypted" if place is not None and not clear else "")
             )
 
 
@@ -420,6 +441,10 @@ def _clear(node: Node, where: str, *, identity: bool = False) -> Node:
         raise SchemaError(f"{where}: cannot stand in the clear: {node.opaque}")
     if identity and "array" in node.kinds:
         raise SchemaError(f"{where}: MongoDB has no arrays as _id")
+    if identity and node.rounds and not set(node.types) <= {datetime, timedelta, Decimal, type(None)}:
+        raise SchemaError(
+            f"{where}: holds a date, a duration or a Decimal, which BSON rounds: two ids could be one. Use text or a UUID"
+        )
     if identity and dict in node.types:
         raise SchemaError(f"{where}: a dict as _id: MongoDB compares the order of its keys. Use a model with these fields")
     if identity and "null" in node.kinds and ObjectId not in node.types:

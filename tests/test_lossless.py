@@ -7,14 +7,16 @@ import string
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from enum import Enum, IntEnum, StrEnum
+from ipaddress import IPv6Address
 from pathlib import Path
-from typing import Annotated, Any, Optional, Union
+from typing import Annotated, Any, Literal, Optional, Union
 from uuid import UUID
 
 import pytest
+from bson import ObjectId
 from every_type import EVERY_TYPE, PLACES, Inner, InnerPlus, Open, Other, Pair, Partial, placed, same
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -22,15 +24,24 @@ from pydantic import (
     AfterValidator,
     AliasChoices,
     AliasPath,
+    AwareDatetime,
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    EmailStr,
     Field,
     FilePath,
     FutureDate,
+    JsonValue,
+    NaiveDatetime,
+    NameEmail,
     PlainValidator,
     PrivateAttr,
+    RootModel,
+    Secret,
+    SecretStr,
     ValidationInfo,
+    WrapValidator,
     computed_field,
     create_model,
     field_serializer,
@@ -440,6 +451,231 @@ def test_fields_that_are_left_out_are_not_written_but_read() -> None:
     plan = Rewritten(Model).compile(leave_out=["name"])
     assert plan.dump(Model(name="a", child=Model(name="b"))) == b'{"child":{"name":"b","child":null}}'
     assert plan.load(b'{"name":"a","child":{"name":"b"}}') == Model(name="a", child=Model(name="b"))
+
+
+# --- what real models do ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wrap", [False, True])
+@pytest.mark.parametrize("name", EVERY_TYPE)
+def test_a_validator_is_given_again_what_it_once_returned(name: str, wrap: bool) -> None:
+    """A before or wrap validator that returns the value itself, whatever it is given, does not stand in the way."""
+    kind, values = EVERY_TYPE[name]
+    for value in values:
+        validator = WrapValidator(lambda _, handler, v=value: handler(v)) if wrap else BeforeValidator(lambda _, v=value: v)
+        model, plan = plan_for(Annotated[kind, validator])
+        saved = model.model_construct(field=value)
+        assert same(saved, kept(plan, saved)), value
+
+
+def test_validators_that_look_at_types_work_on_load() -> None:
+    """As people write them: for an ObjectId, a dict with other keys, a union; and for a whole model."""
+
+    def keyed(value: Any) -> Any:
+        return {int(key): each for key, each in value.items()}
+
+    def number(value: Any) -> Any:
+        return value if isinstance(value, Decimal | int) else Decimal(value)
+
+    class Model(BaseModel):
+        model_config = ConfigDict(arbitrary_types_allowed=True)
+        ref: Annotated[ObjectId, BeforeValidator(ObjectId)]
+        refs: list[ObjectId]
+        by_number: Annotated[dict[int, str], BeforeValidator(keyed)]
+        amount: Annotated[Decimal | int, BeforeValidator(number)]
+
+        @model_validator(mode="before")
+        @classmethod
+        def _convert(cls, values: dict[str, Any]) -> dict[str, Any]:
+            return {**values, "refs": [ObjectId(each) for each in values["refs"]]}
+
+    plan = Rewritten(Model).compile()
+    for amount in ("1.5", 7):
+        saved = Model.model_validate({"ref": "a" * 24, "refs": ["b" * 24], "by_number": {"1": "x"}, "amount": amount})
+        assert same(saved, kept(plan, saved))
+
+
+def test_a_before_validator_still_upgrades_old_payloads() -> None:
+    """Where the JSON is of an older form, the validator is given it as it is."""
+    _, plan = plan_for(Annotated[set[bytes], BeforeValidator(lambda value: {b"old"} if isinstance(value, str) else value)])
+    assert plan.load(b'{"field":"one text"}').field == {b"old"}  # type: ignore[attr-defined]
+
+
+Positive = Annotated[int, Field(gt=0)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        (EmailStr | str, ["nope", "a@ex.org"]),
+        (Positive | Literal[-1], [-1, 5]),
+        (AwareDatetime | NaiveDatetime, [datetime(2024, 1, 1), datetime(2024, 1, 1, tzinfo=UTC)]),
+        (Annotated[str, Field(pattern="^a")] | Annotated[str, Field(pattern="^b")], ["a", "b"]),
+        (Annotated[list[int], Field(max_length=1)] | list[int], [[1], [1, 2]]),
+        (dict[Annotated[str, Field(max_length=1)], int] | dict[str, int], [{"a": 1}, {"ab": 1}]),
+    ],
+)
+def test_members_of_one_type_that_differ_by_a_constraint_are_told_apart(kind: Any, values: list[Any]) -> None:
+    """The first member that reads its own JSON back is the one; what was saved is loaded."""
+    model, plan = plan_for(kind)
+    for value in values:
+        saved = model.model_construct(field=value)
+        assert same(saved, kept(plan, saved))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [{"str_max_length": 5}, {"str_min_length": 1}, {"str_to_lower": True}, {"str_to_upper": True}, {"str_strip_whitespace": True}],
+)
+def test_what_a_model_says_about_text_does_not_reach_other_types(config: dict[str, Any]) -> None:
+    """Limits are for text; what changes a text has been done when the instance was made, and is not done again."""
+
+    class Model(BaseModel):
+        model_config = ConfigDict(arbitrary_types_allowed=True, **config)  # type: ignore[typeddict-item]
+        path: Path = Path("/Home/Ada Lovelace ")
+        ip: IPv6Address = IPv6Address("2001:db8::ffff")
+        ref: ObjectId = ObjectId("a" * 24)
+        secret: SecretStr = SecretStr("Abcd ")
+        name: NameEmail = NameEmail(name="Ada Lo", email="ada@ex.org")
+        odd: OddEnum = OddEnum.First
+        text: str = "Ab "
+
+    saved = Model()
+    assert same(saved, kept(Rewritten(Model).compile(), saved))
+
+
+class OddEnum(Enum):
+    First = (1, 2)
+
+
+class BytesEnum(bytes, Enum):
+    a = b"x"
+
+
+class TupleEnum(tuple[int, int], Enum):  # noqa: SLOT001 - an Enum has none
+    a = (1, 2)
+
+
+@pytest.mark.parametrize("value", [OddEnum.First, BytesEnum.a, TupleEnum.a])
+def test_enums_are_kept_whatever_they_mix_in(value: Enum) -> None:
+    """By their names."""
+    model, plan = plan_for(type(value))
+    assert kept(plan, model.model_construct(field=value)).field is value
+
+
+class MaybeNumber(RootModel[int | None]):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        (MaybeNumber | None, MaybeNumber(None)),
+        (MaybeNumber | None, None),
+        (Secret[int | None] | None, Secret[int | None](None)),
+        (list[Secret[int | None] | None], [None, Secret[int | None](None)]),
+    ],
+)
+def test_none_inside_is_not_none_outside(kind: Any, value: Any) -> None:
+    """A root model or a secret that holds None is not None."""
+    model, plan = plan_for(kind)
+    saved = model.model_construct(field=value)
+    assert same(saved, kept(plan, saved))
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        (dict[str, int], {"\udc80": 1, "\udc81": 2}),  # noqa: F601 - two keys
+        (JsonValue, {"\udc80": 1}),
+        (Any, {"\udc80": 1}),
+        (int, 10**4300),
+        (list[int], [1, -(10**4300)]),
+        (Any, 10**4300),
+    ],
+    ids=["dict", "JsonValue", "dict in Any", "int", "ints", "int in Any"],
+)
+def test_what_the_parser_would_change_or_not_read_is_refused(kind: Any, value: Any) -> None:
+    """Lone surrogates in keys, which pydantic-core replaces; integers longer than any parser reads."""
+    model, plan = plan_for(kind)
+    with pytest.raises(Misfit, match="field"):
+        plan.dump(model.model_construct(field=value))
+
+
+def test_depth_is_refused_at_save_or_kept() -> None:
+    """Nothing is saved that is nested deeper than the parser goes."""
+    for kind, wrap in ((Any, lambda inside: [inside]), (Any, lambda inside: (inside,)), (JsonValue, lambda inside: [inside])):
+        model, plan = plan_for(kind)
+        value: Any = 1
+        outcomes = set()
+        for _ in range(300):
+            value = wrap(value)
+            saved = model.model_construct(field=value)
+            try:
+                json = plan.dump(saved)
+            except Misfit:
+                outcomes.add("refused")
+            else:
+                outcomes.add("kept")
+                assert plan.load(json) == saved
+        assert outcomes == {"kept", "refused"}
+
+
+@dataclasses.dataclass
+class Token:
+    name: str
+    token: bytes = dataclasses.field(init=False, default=b"")
+
+    def __post_init__(self) -> None:
+        self.token = b"made"
+        self.beside = self.name.upper()
+
+
+def test_what_a_dataclass_makes_of_itself_is_kept() -> None:
+    """__post_init__ runs, for what stands beside the fields; the fields stay as they were stored."""
+    model, plan = plan_for(Token)
+    token = Token("a")
+    token.token = b"changed since"
+    loaded = kept(plan, model.model_construct(field=token)).field
+    assert (loaded.token, loaded.beside) == (b"changed since", "A")
+
+
+@dataclasses.dataclass
+class Unknown:
+    x: int
+    cache: dict[str, int] = dataclasses.field(init=False)
+
+
+@pytest.mark.parametrize(
+    ("default", "reason"),
+    [
+        ((str, None), "the default is a NoneType, which is not a str"),
+        ((Decimal, 0), "the default is a int, which is not a Decimal"),
+        ((Path, "a/b"), "the default is a str, which is not a Path"),
+        ((Colour, "red"), "validate_default=True"),
+        ((Annotated[int, Field(gt=0)], -1), "breaks the field's own constraints"),
+        ((Unknown, None), "pydantic does not know the field 'cache'"),
+    ],
+)
+def test_a_default_that_could_never_be_saved_or_loaded_is_refused_at_once(default: Any, reason: str) -> None:
+    """When the repository is built, not at the first save; with validate_default pydantic sees to it."""
+    model = create_model("Model", field=default)
+    with pytest.raises(SchemaError, match=reason):
+        Rewritten(model)
+    if "default" in reason:
+        kind, value = default
+        Rewritten(create_model("Model", __config__=ConfigDict(validate_default=True), field=(kind, value)))
+
+
+def test_a_codec_of_the_user_may_give_bytes_and_more() -> None:
+    """dump= may give what Any can hold, pickled bytes say; what it raises is told by its type alone."""
+    codec = (lambda value: {1: (b"\xff", value)}, lambda form: form[1][1])
+    model = create_model("Model", field=(Any, ...))
+    plan: Plan[Any] = Rewritten(model, codecs={"field": codec}).compile()
+    assert kept(plan, model(field="a")).field == "a"
+    failing: Plan[Any] = Rewritten(model, codecs={"field": (lambda value: value.missing, str)}).compile()
+    with pytest.raises(Misfit, match="field: dump= raised AttributeError"):
+        failing.dump(model(field=SECRET))
 
 
 # --- at random --------------------------------------------------------------------------------------------------------

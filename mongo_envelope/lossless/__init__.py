@@ -13,21 +13,22 @@ from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar, get_args
 
 import pydantic
+import pydantic_core
 from pydantic import BaseModel, PydanticSchemaGenerationError, PydanticUndefinedAnnotation, PydanticUserError, field_serializer
 from pydantic_core import SchemaSerializer, SchemaValidator, ValidationError, core_schema, from_json
 
 from mongo_envelope.errors import SchemaError
 
 from .node import Misfit, Node
-from .reading import CONFIG, Codec
+from .reading import CONFIG, LOAD, Codec
 from .rewrite import Rewriter
+from .wrappers import dumped_by_user
 
 __all__ = ["Misfit", "Node", "Plan", "Rewritten", "Unfit", "core_schema_of"]
 
 Model = TypeVar("Model", bound=BaseModel)
 #: So many brackets may be nested deeper than pydantic's parser goes (200 levels).
 _DEEP: Final = 150
-_CONTEXT: Final = {"mongo_envelope": "load"}
 _PYDANTIC_ERRORS: Final = frozenset(get_args(core_schema.ErrorType))
 
 
@@ -41,6 +42,7 @@ class Plan(Generic[Model]):
 
     root: Node
     names: frozenset[str]
+    _codecs: Mapping[str, Codec]
     _serializer: SchemaSerializer
     _validator: SchemaValidator
 
@@ -49,8 +51,8 @@ class Plan(Generic[Model]):
         try:
             self.root.check(model)
             json = self._serializer.to_json(model, warnings="none")
-            if json.count(b"[") + json.count(b"{") > _DEEP:
-                from_json(json)  # the parser goes less deep than the serializer: what it refuses could never be loaded
+            if json.count(b"[") + json.count(b"{") > _DEEP and not _readable(json):
+                raise Misfit("nested deeper than the parser goes, so that it could never be loaded")
         except Misfit as misfit:
             found = misfit
         except RecursionError:
@@ -58,10 +60,20 @@ class Plan(Generic[Model]):
         except Exception as error:  # noqa: BLE001 - a serializer's message quotes the value; so would its __context__
             found = Misfit(f"a value that JSON cannot hold ({type(error).__name__})")
             names = [name for name in type(model).model_fields if not self._holds(model, name)]
-            found.path = [f".{names[0]}"] if len(names) == 1 else []
+            if len(names) == 1:
+                found = self._explained(model, names[0], found).inside(f".{names[0]}")
         else:
             return json
         raise found
+
+    def _explained(self, model: Model, name: str, found: Misfit) -> Misfit:
+        """What a user's own ``dump`` did, which pydantic-core's error tells in words that may quote the value."""
+        if name in self._codecs:
+            try:
+                dumped_by_user(self._codecs[name][0], model.__dict__[name])
+            except Misfit as misfit:
+                return misfit
+        return found
 
     def _holds(self, model: Model, name: str) -> bool:
         """Whether JSON can hold the value of one field."""
@@ -74,7 +86,7 @@ class Plan(Generic[Model]):
     def load(self, json: bytes) -> Model:
         """The model, its own validators run. Raise `Unfit` where the JSON does not fit it (any more)."""
         try:
-            loaded: Model = self._validator.validate_json(json, context=_CONTEXT)
+            loaded: Model = self._validator.validate_json(json, context=LOAD)
         except ValidationError as error:
             problem = "; ".join(self._described(each) for each in _errors(error)[:8])
         except Exception as error:  # noqa: BLE001 - a user's validator may raise anything, with the value in its message
@@ -90,6 +102,14 @@ class Plan(Generic[Model]):
         return f"{''.join(steps).removeprefix('.') or 'the model'}: {kind}"
 
 
+def _readable(json: bytes) -> bool:
+    try:
+        from_json(json)
+    except ValueError:
+        return False
+    return True
+
+
 def _errors(error: ValidationError) -> list[Any]:
     return list(error.errors(include_url=False, include_context=False, include_input=False))
 
@@ -99,6 +119,7 @@ class Rewritten(Generic[Model]):
 
     def __init__(self, model: type[Model], *, codecs: Mapping[str, Codec] | None = None) -> None:
         """Rewrite. ``codecs``: (dump, load) of fields that bring their own. Raise `SchemaError` for what cannot be kept."""
+        self._model = model
         self._rewriter = Rewriter(model, core_schema_of(model), codecs=codecs or {})
         self.fields: Mapping[str, Node] = self._rewriter.fields  #: by field name
         self.computed: Mapping[str, Node] = self._rewriter.computed  #: what the computed fields return, by name
@@ -112,12 +133,18 @@ class Rewritten(Generic[Model]):
         self._rewriter.leave_out(leave_out)
         root = self._rewriter.root
         # Without _use_prebuilt=False pydantic-core takes each class's own serializer and validator, not the rewritten ones.
-        return Plan(
-            root,
-            frozenset(self._rewriter.names),
-            SchemaSerializer(root.schema, CONFIG, _use_prebuilt=False),
-            SchemaValidator(root.schema, CONFIG, _use_prebuilt=False),
-        )
+        problem = None
+        try:
+            return Plan(
+                root,
+                frozenset(self._rewriter.names),
+                self._rewriter.codecs,
+                SchemaSerializer(root.schema, CONFIG, _use_prebuilt=False),
+                SchemaValidator(root.schema, CONFIG, _use_prebuilt=False),
+            )
+        except pydantic_core.SchemaError as error:
+            problem = error
+        raise SchemaError(f"{self._model.__name__}: pydantic-core cannot build the rewritten schema: {problem}")
 
 
 class _Masked(BaseModel):

@@ -21,7 +21,7 @@ from uuid import UUID
 from bson import ObjectId
 from pydantic_core import core_schema
 
-from .node import EVERYTHING, Misfit, Node, check_int
+from .node import EVERYTHING, Misfit, Node, check_int, check_names
 
 __all__ = ["ANY", "decode", "encode"]
 
@@ -91,6 +91,7 @@ def encode(value: Any) -> Any:
     if kind is list:
         return [encode(item) for item in value]
     if kind is dict:
+        check_names(key for key in value if type(key) is str)
         if all(type(key) is str for key in value) and not (len(value) == 1 and next(iter(value)).startswith("$")):
             return {key: encode(item) for key, item in value.items()}
         return {_DICT: [[encode(key), encode(item)] for key, item in value.items()]}

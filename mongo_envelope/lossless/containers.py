@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic_core import CoreSchema, core_schema
 
-from .node import Check, Kind, Misfit, Node, prefixed, summary
+from .node import Check, Kind, Misfit, Node, check_names, prefixed, summary
 from .reading import Raw, dumped, only
 
 if TYPE_CHECKING:
@@ -124,8 +124,8 @@ def dict_(rewriter: Rewriter, raw: Raw, path: str, *, cls: type = dict, make: Ca
         label=cls.__name__,
         types=frozenset({cls}),
         kinds=frozenset({kind}),
-        deep=_dict_check(key, value),
-        native=cls is dict and key.native and value.native,
+        deep=_dict_check(key, value, names=kind == "object"),
+        native=cls is dict and kind == "object" and value.native,
         project=project,
     )
 
@@ -155,12 +155,14 @@ def _deque_check(item: Node) -> Check:
     return check
 
 
-def _dict_check(key: Node, value: Node) -> Check:
+def _dict_check(key: Node, value: Node, *, names: bool) -> Check:
     keys, values = _items_check(key), _items_check(value)
 
     def check(items: dict[Any, Any]) -> None:
         try:
             keys(items.keys())
+            if names:
+                check_names(items)
             values(items.values())
         except Misfit as misfit:
             misfit.path[:1] = ["[*]"]  # a key is content: it is not named

@@ -40,6 +40,11 @@ def _project_datetime(value: datetime) -> DatetimeMS:
     return DatetimeMS((value - epoch) // _MILLISECOND)
 
 
+def _project_decimal(value: decimal.Decimal) -> Decimal128:
+    """34 digits, rounded half even; a NaN without the digits that it may carry."""
+    return Decimal128("NaN" if value.is_nan() else _DECIMAL128.create_decimal(value))
+
+
 def _project_date(value: date) -> DatetimeMS:
     return _project_datetime(datetime(value.year, value.month, value.day, tzinfo=UTC))
 
@@ -82,23 +87,31 @@ SCALARS: Final[dict[str, Node]] = {
     "str": _scalar_row(str, "string", native=True),
     "bytes": _scalar_row(bytes, "string"),
     "uuid": _scalar_row(UUID, "string"),
-    "decimal": _scalar_row(
-        decimal.Decimal, "string", project=lambda value: Decimal128(_DECIMAL128.create_decimal(value)), exact=True
-    ),
-    "datetime": _scalar_row(datetime, "string", project=_project_datetime, exact=True),
+    "decimal": _scalar_row(decimal.Decimal, "string", project=_project_decimal, exact=True, rounds=True),
+    "datetime": _scalar_row(datetime, "string", project=_project_datetime, exact=True, rounds=True),
     "date": _scalar_row(date, "string", project=_project_date, exact=True),
     "time": _scalar_row(time, "string", project=time.isoformat, exact=True),
-    "timedelta": _scalar_row(timedelta, "string", project=lambda value: value // _MILLISECOND, exact=True),
+    "timedelta": _scalar_row(timedelta, "string", project=lambda value: value // _MILLISECOND, exact=True, rounds=True),
 }
 _STRICT: Final = frozenset({"none", "bool", "int", "float", "str"})  # where strictness means the same in JSON and in Python
 
 
-def scalar(raw: Raw) -> Node:
-    """A scalar with its constraints, without what is not about the value."""
+_TEXT_CHANGES: Final = frozenset({"strip_whitespace", "to_lower", "to_upper"})
+
+
+def scalar(raw: Raw, config: Raw) -> Node:
+    """A scalar with its constraints and those of its model's configuration, without what is not about the value.
+
+    What changes a text (strip_whitespace, to_lower, to_upper) has been done when the instance was made; on load it would change
+    what was assigned since.
+    """
     kind = raw["type"]
     dropped = ("serialization", "metadata", "ref", "now_op", "now_utc_offset", *(() if kind in _STRICT else ("strict",)))
     # now_op: PastDate, FutureDate. True when it was saved; a document must not become unreadable as time goes by.
     schema = {name: value for name, value in raw.items() if name not in dropped}
+    if kind == "str":
+        limits = {name: config[f"str_{name}"] for name in ("min_length", "max_length") if config.get(f"str_{name}") is not None}
+        schema = limits | {name: value for name, value in schema.items() if name not in _TEXT_CHANGES}
     node = SCALARS[kind].but(schema=cast("CoreSchema", schema))
     if kind in ("datetime", "time"):
         return node.but(schema=_with_odd_offsets(node.schema, datetime if kind == "datetime" else time))
@@ -153,6 +166,11 @@ def enum_(rewriter: Rewriter, raw: Raw, path: str) -> Node:
     del rewriter, path
     cls: type[enum.Enum] = raw["cls"]
     values = [member.value for member in cls]
+
+    def named(value: Any) -> None:
+        if value.name not in cls.__members__:
+            raise Misfit(f"a {cls.__name__} that is not one of its members")
+
     base = Node(core_schema.any_schema(), cls.__name__, types=frozenset({cls}), kinds=frozenset({"string"}))
     if issubclass(cls, enum.Flag):
         return base.but(
@@ -171,15 +189,26 @@ def enum_(rewriter: Rewriter, raw: Raw, path: str) -> Node:
         )
     return base.but(
         schema=core_schema.no_info_after_validator_function(
-            cls.__getitem__, core_schema.str_schema(), serialization=dumped(lambda value: value.name, core_schema.str_schema())
+            cls.__members__.__getitem__,  # not cls.__getitem__, which a mixed-in tuple has of its own
+            core_schema.str_schema(),
+            serialization=dumped(lambda value: value.name, core_schema.str_schema()),
         ),
+        deep=named,
         project=lambda value: value.name,
     )
 
 
 def enum_values(rewriter: Rewriter, raw: Raw, path: str) -> Node:
     """``use_enum_values``: the field holds the value of a member."""
-    return literal(rewriter, {"expected": [member.value for member in raw["schema"]["cls"]]}, path)
+    cls: type[enum.Enum] = raw["schema"]["cls"]
+    if issubclass(cls, enum.Flag):
+        return SCALARS["int"].but(schema=core_schema.int_schema())
+    values = [member.value for member in cls]
+    if not all(type(value) in (*JSON_KINDS, bytes) for value in values):
+        raise SchemaError(
+            f"{path}: use_enum_values with values of {cls.__name__} that JSON does not know. Keep the members: leave it out"
+        )
+    return literal(rewriter, {"expected": values}, path)
 
 
 def literal(rewriter: Rewriter, raw: Raw, path: str) -> Node:

@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, NoReturn, Self
 
 from pydantic_core import CoreSchema, core_schema
 
-__all__ = ["Check", "Kind", "Misfit", "Node", "Project", "check_int", "prefixed", "summary"]
+__all__ = ["Check", "Kind", "Misfit", "Node", "Project", "check_int", "check_names", "prefixed", "summary"]
 
 Kind = Literal["null", "bool", "int", "float", "string", "array", "object"]
 Check = Callable[[Any], None]
@@ -59,6 +59,7 @@ class Node:
     native: bool = False  #: JSON alone tells this value from those of other native nodes
     tolerant: bool = False  #: somewhere inside, `near` accepts a value of another type
     project: Project | None = None  #: the BSON value for queries; None: the value itself
+    rounds: bool = False  #: two values may have one projection
     exact: bool = False  #: BSON changes the value, or JSON cannot be made from it: the payload carries it too
     item: Node | None = None  #: of an array's elements, which a filter may name one by one
     opaque: str | None = None  #: why it cannot be shown to queries at all
@@ -78,6 +79,14 @@ class Node:
             self.near(value)
         else:
             self.refuse(value)
+
+    def fits(self, value: Any) -> bool:
+        """Whether `check` lets the value pass."""
+        try:
+            self.check(value)
+        except Misfit:
+            return False
+        return True
 
     def refuse(self, value: object) -> NoReturn:
         """Raise the `Misfit` for a value of another type."""
@@ -112,6 +121,7 @@ def summary(nodes: Iterable[Node]) -> Node:
         kinds=frozenset(),
         tolerant=any(node.tolerant for node in inside),
         exact=any(node.exact for node in inside),
+        rounds=any(node.rounds for node in inside),
         opaque=next((node.opaque for node in inside if node.opaque), None),
     )
 
@@ -124,3 +134,14 @@ def check_int(value: int) -> None:
     """Raise `Misfit` for an int that could be written and never read."""
     if not -_LONGEST_INT < value < _LONGEST_INT:
         raise Misfit("an int of more than 4,300 digits, which no JSON parser would read again")
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Raise `Misfit` for a lone surrogate in a name, which pydantic-core would replace, making two names one."""
+    try:
+        "".join(names).encode()
+    except UnicodeEncodeError:
+        pass
+    else:
+        return
+    raise Misfit("a key that is not valid Unicode")

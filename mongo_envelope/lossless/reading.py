@@ -11,14 +11,16 @@ from typing import Any, Final, cast
 
 from pydantic_core import CoreConfig, CoreSchema, core_schema
 
-from .node import Kind
+from .node import Kind, Node
 
 __all__ = [
     "CONFIG",
     "INSTEAD",
     "JSON_KINDS",
+    "LOAD",
     "Codec",
     "Raw",
+    "checked",
     "choices_of",
     "config_of",
     "dumped",
@@ -38,21 +40,19 @@ CONFIG: Final = CoreConfig(
     ser_json_timedelta="iso8601",
     hide_input_in_errors=True,
 )
-#: What a model's own configuration says about validation stays. About names, strictness and serialization it does not.
+#: What a model's own configuration says about validation stays. About names, strictness and serialization it does not; about
+#: text, it is told to each place that is text (`leaves`), because here it would reach our own forms of other types, too.
 _CONFIG_KEPT: Final = (
     "title",
     "extra_fields_behavior",
     "allow_inf_nan",
-    "str_max_length",
-    "str_min_length",
-    "str_strip_whitespace",
-    "str_to_lower",
-    "str_to_upper",
     "regex_engine",
     "coerce_numbers_to_str",
     "validate_default",
     "url_preserve_empty_path",
 )
+#: What validators see in ``info.context``.
+LOAD: Final = {"mongo_envelope": "load"}
 INSTEAD: Final = "Annotate the field with Sensitive(dump=…, load=…), or use a type that JSON can tell apart"
 #: the types that JSON has a word for, and which
 JSON_KINDS: Final[dict[type, Kind]] = {str: "string", int: "int", bool: "bool", type(None): "null"}
@@ -63,14 +63,25 @@ def only(raw: Raw, *names: str) -> Raw:
     return {name: raw[name] for name in names if raw.get(name) is not None}
 
 
+def checked(node: Node) -> CoreSchema:
+    """A validator that lets a value pass which the node's check lets pass, and changes nothing."""
+
+    def check(value: Any) -> Any:
+        if not node.fits(value):
+            raise ValueError("not a value of this type")
+        return value
+
+    return core_schema.no_info_plain_validator_function(check)
+
+
 def function_of(raw: Raw) -> Raw:
     """A function validator without its schema, serializer and reference."""
     return only(raw, "type", "function")
 
 
-def config_of(raw: Raw) -> CoreConfig:
+def config_of(config: Raw) -> CoreConfig:
     """The configuration of a rewritten model: ours, and what the model's own says about validation."""
-    return cast("CoreConfig", {**only(raw.get("config", {}), *_CONFIG_KEPT), **CONFIG})
+    return cast("CoreConfig", {**only(config, *_CONFIG_KEPT), **CONFIG})
 
 
 def dumped(function: Callable[[Any], Any], written: CoreSchema) -> core_schema.PlainSerializerFunctionSerSchema:
@@ -87,8 +98,6 @@ def choices_of(raw: Raw) -> list[Raw]:
     """The members of a union, a tagged one too, each once."""
     given = raw["choices"]
     each = list(given.values()) if isinstance(given, dict) else [one[0] if isinstance(one, tuple) else one for one in given]
-    unique: list[Raw] = []
-    for one in each:
-        if one not in unique:
-            unique.append(one)
-    return unique
+    # Not by ==, which takes 1 for True and may compare whatever stands in a schema.
+    unique = {one.get("schema_ref") or (id(one["cls"]) if one["type"] in ("model", "dataclass") else id(one)): one for one in each}
+    return list(unique.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Container, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -10,7 +11,7 @@ from pydantic_core import CoreSchema, core_schema
 from mongo_envelope.errors import SchemaError
 
 from .anything import ANY
-from .node import Misfit, Node, prefixed, summary
+from .node import Misfit, Node, check_names, prefixed, summary
 from .reading import INSTEAD, Raw, config_of, dumped, function_of, only
 from .wrappers import own_codec
 
@@ -24,14 +25,15 @@ def model(rewriter: Rewriter, raw: Raw, path: str) -> Node:
     """A model class. Its exact class: an instance of a subclass would come back without what the subclass adds."""
     cls: type = raw["cls"]
     root = bool(raw.get("root_model"))
-    inner = rewriter.node(raw["schema"], path) if root else _fields(rewriter, raw, path, top=rewriter.enter(cls))
+    with rewriter.configured(raw):
+        inner = rewriter.node(raw["schema"], path) if root else _fields(rewriter, raw, path, top=rewriter.enter(cls))
     node = inner.but(
         schema={
             **only(raw, "cls", "generic_origin", "post_init", "root_model", "frozen"),
             "type": "model",
             "schema": inner.schema,
             "custom_init": False,  # an overridden __init__ takes arguments of its own: loading is not calling it
-            "config": config_of(raw),
+            "config": config_of(raw.get("config", {})),
         },
         label=cls.__name__,
         types=frozenset({cls}),
@@ -114,7 +116,11 @@ def dataclass_(rewriter: Rewriter, raw: Raw, path: str) -> Node:
         raise SchemaError(f"{path}: the InitVar {lost[0]!r} of the dataclass {cls.__name__} is not kept on the instance")
     if raw.get("config", {}).get("extra_fields_behavior") == "allow":
         raise SchemaError(f"{path}: the dataclass {cls.__name__} allows extra fields, which cannot be kept. Use a model")
-    nodes = _named(rewriter, ((field["name"], field) for field in fields), path)
+    declared = {field.name for field in dataclasses.fields(cls)}
+    if unknown := declared - {field["name"] for field in fields}:
+        raise SchemaError(f"{path}: pydantic does not know the field {min(unknown)!r} of {cls.__name__}: give it a default")
+    with rewriter.configured(raw):
+        nodes = _named(rewriter, ((field["name"], field) for field in fields), path)
     schema: Raw = {
         "type": "dataclass-args",
         "dataclass_name": inner["dataclass_name"],
@@ -126,11 +132,13 @@ def dataclass_(rewriter: Rewriter, raw: Raw, path: str) -> Node:
     for outer in reversed(wrap):
         schema = {**function_of(outer), "schema": schema}
     schema = {
-        **only(raw, "cls", "generic_origin", "fields", "post_init", "slots", "frozen"),
+        **only(raw, "cls", "generic_origin", "fields", "slots", "frozen"),
         "type": "dataclass",
         "schema": schema,
-        "config": config_of(raw),
+        "config": config_of(raw.get("config", {})),
     }
+    if raw.get("post_init"):
+        schema = {"type": "function-after", "function": {"type": "no-info", "function": _post_init(declared)}, "schema": schema}
 
     def read(value: object) -> dict[str, Any]:  # slots have no __dict__, and a field that was never set has no value in either
         return {name: getattr(value, name) for name in nodes if hasattr(value, name)}
@@ -138,9 +146,23 @@ def dataclass_(rewriter: Rewriter, raw: Raw, path: str) -> Node:
     return _composite(cast("CoreSchema", schema), cls.__name__, nodes, read=read, types=frozenset({cls}))
 
 
+def _post_init(fields: Iterable[str]) -> Callable[[Any], Any]:
+    """Runs ``__post_init__``, for what it prepares beside the fields, and keeps the fields as they were stored."""
+
+    def run(value: Any) -> Any:
+        stored = {name: getattr(value, name) for name in fields if hasattr(value, name)}
+        value.__post_init__()
+        for name, item in stored.items():
+            object.__setattr__(value, name, item)  # past frozen
+        return value
+
+    return run
+
+
 def typed_dict(rewriter: Rewriter, raw: Raw, path: str) -> Node:
     """A TypedDict. A key that it does not know would be dropped on load, so it is refused."""
-    nodes = _named(rewriter, raw["fields"].items(), path)
+    with rewriter.configured(raw):
+        nodes = _named(rewriter, raw["fields"].items(), path)
     allows = raw.get("extra_behavior") or raw.get("config", {}).get("extra_fields_behavior")
     extras = _extras(rewriter, raw, path) if allows == "allow" else None
     required = {name for name, field in raw["fields"].items() if field.get("required", raw.get("total", True))}
@@ -150,7 +172,7 @@ def typed_dict(rewriter: Rewriter, raw: Raw, path: str) -> Node:
         "fields": {
             name: {"type": "typed-dict-field", "schema": node.schema, "required": name in required} for name, node in nodes.items()
         },
-        "config": config_of(raw),
+        "config": config_of(raw.get("config", {})),
         **({"extras_schema": extras.schema} if extras else {}),
     }
     return _composite(
@@ -224,7 +246,10 @@ def _composite(
 
     def project(value: Any) -> dict[str, Any]:
         fields = read(value)
-        return {name: node.projected(fields[name]) for name, node in nodes.items() if name in fields}
+        projected = {name: node.projected(fields[name]) for name, node in nodes.items() if name in fields}
+        if extras is not None:
+            projected |= {name: extras[0].projected(item) for name, item in extras[1](value).items()}
+        return projected
 
     inside = [*nodes.values(), *([extras[0]] if extras and extras[0] is not _NO_EXTRAS else [])]
     return summary(inside).but(
@@ -233,6 +258,7 @@ def _composite(
 
 
 def _check_extras(node: Node, values: Mapping[str, Any], fields: Container[str]) -> None:
+    check_names(values)
     for name, item in values.items():
         if name in fields:
             raise Misfit("an extra value has the name of a field: one of the two would be lost").inside(".*")

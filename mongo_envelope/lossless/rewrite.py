@@ -13,16 +13,18 @@ The kinds of core schema are those of pydantic_core.core_schema, pydantic 2.13 a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Final, cast
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Final, cast
 
-from pydantic_core import CoreSchema, core_schema
+from pydantic_core import CoreSchema, SchemaSerializer, SchemaValidator, core_schema
 
 from mongo_envelope.errors import SchemaError
 
 from . import containers, leaves, records, unions, wrappers
+from .anything import ANY
 from .node import Kind, Node
-from .reading import INSTEAD, Codec, Raw, choices_of
+from .reading import INSTEAD, LOAD, Codec, Raw, checked, choices_of, config_of, dumped, is_pydantic
 
 __all__ = ["Rewriter"]
 
@@ -46,7 +48,62 @@ class Rewriter:
         self._raw: dict[str, Raw] = {}
         self._open: set[str] = set()
         self._done: dict[str, Node] = {}
+        self._compiled: dict[int, tuple[SchemaSerializer, SchemaValidator, Node]] = {}
+        self._model_config: Raw = {}
+        #: the configuration of the model that is being rewritten
+        self.config: Raw = {}
+        #: Whether the user's validators may hand on values, in the place of the JSON that they are given.
+        self._takes_values = _has_user_validators(raw)
+        self._defaults: list[tuple[str, Node, Any, bool]] = []
         self.root = self._rewrite(cast("Raw", raw))
+        self._check_defaults()
+
+    @contextmanager
+    def configured(self, raw: Raw) -> Iterator[None]:
+        """While the places inside a model, dataclass or typed dict are rewritten, under its configuration."""
+        outer, self.config = self.config, raw.get("config", {})
+        yield
+        self.config = outer
+
+    def default(self, path: str, node: Node, value: Any, *, plain: bool) -> None:
+        """Note a default that pydantic does not validate; ``plain``: no user's validator stands in its place."""
+        self._defaults.append((path, node, value, plain))
+
+    def _check_defaults(self) -> None:
+        for path, node, value, plain in self._defaults:
+            if not node.fits(value):
+                raise SchemaError(
+                    f"{path}: the default is a {type(value).__qualname__}, which is not a {node.label}: it could never be saved. "
+                    "Write a default of the field's type, or validate_default=True"
+                )
+            if plain and not self.reads_back(node, value):
+                raise SchemaError(f"{path}: the default breaks the field's own constraints: it could be saved, and never loaded")
+
+    def reads_back(self, node: Node, value: Any) -> bool:
+        """Whether a value's JSON is read back as the same JSON, constraints and validators included."""
+        compiled = self._compiled.get(id(node))
+        if compiled is None:
+            schema = self._with_definitions(node.schema)
+            config = config_of(self._model_config)
+            compiled = (
+                SchemaSerializer(schema, config, _use_prebuilt=False),
+                SchemaValidator(schema, config, _use_prebuilt=False),
+                node,  # kept, so that its id stays its own
+            )
+            self._compiled[id(node)] = compiled
+        serializer, validator, _ = compiled
+        try:
+            json = serializer.to_json(value, warnings="none")
+            again = serializer.to_json(validator.validate_json(json, context=LOAD), warnings="none")
+        except Exception:  # noqa: BLE001 - what a user's validator raises is a no
+            return False
+        return json == again
+
+    def _with_definitions(self, schema: CoreSchema) -> CoreSchema:
+        if not self._done:
+            return schema
+        definitions = [{**cast("Raw", each.schema), "ref": ref} for ref, each in self._done.items()]
+        return core_schema.definitions_schema(schema, cast("list[CoreSchema]", definitions))
 
     def leave_out(self, names: Iterable[str]) -> None:
         """Do not write these top-level fields. They are read if they are there."""
@@ -56,6 +113,8 @@ class Rewriter:
     def enter(self, cls: type) -> bool:
         """Whether this is the model itself, met for the first time; a model inside itself is a place like others."""
         first, self._entered = cls is self._model and not self._entered, True
+        if first:
+            self._model_config = self.config
         return first
 
     def found(self, nodes: dict[str, Node], fields: Raw, computed: dict[str, Node]) -> None:
@@ -69,20 +128,20 @@ class Rewriter:
         while schema["type"] == "definition-ref":
             schema = self._raw[schema["schema_ref"]]
         node = self.node(schema, self._model.__name__)
-        if not self._done:
-            return node
-        definitions = [{**cast("Raw", each.schema), "ref": ref} for ref, each in self._done.items()]
-        return node.but(schema=core_schema.definitions_schema(node.schema, cast("list[CoreSchema]", definitions)))
+        return node.but(schema=self._with_definitions(node.schema))
 
     def node(self, raw: Raw, path: str) -> Node:
         """Rewrite one place. ``path`` is for messages: ``Customer.address.city``."""
         kind = raw["type"]
         if kind in leaves.SCALARS:
-            return leaves.scalar(raw)
+            return leaves.scalar(raw, self.config)
         rewrite = _REWRITES.get(kind)
         if rewrite is None:
             raise SchemaError(f"{path}: {_UNKEPT.get(kind, f'a type of kind {kind!r}')} cannot be kept. {INSTEAD}")
-        return rewrite(self, raw, path)
+        node = rewrite(self, raw, path)
+        if self._takes_values and not node.native and node.types is not ANY.types and kind != "definition-ref":
+            return node.but(schema=_taking_values(node), several=node.several)
+        return node
 
     def _reference(self, raw: Raw, path: str) -> Node:
         ref = raw["schema_ref"]
@@ -114,7 +173,7 @@ class Rewriter:
     def _shape(self, raw: Raw, path: str) -> tuple[frozenset[type], frozenset[Kind]]:
         kind = raw["type"]
         if kind in leaves.SCALARS:
-            node = leaves.scalar(raw)
+            node = leaves.scalar(raw, self.config)
             return frozenset(node.types), node.kinds
         if kind in ("model", "dataclass", "named-tuple"):
             return frozenset({raw["cls"]}), frozenset({"object", "array"})
@@ -134,8 +193,25 @@ class Rewriter:
         raise SchemaError(f"{path}: recursion through a type of kind {kind!r} cannot be kept. {INSTEAD}")
 
 
+def _has_user_validators(raw: Any) -> bool:
+    """Whether a before or wrap validator that is not pydantic's own stands anywhere in a core schema."""
+    if isinstance(raw, dict):
+        around = raw.get("type") in ("function-before", "function-wrap") and isinstance(raw.get("function"), dict)
+        if around and not is_pydantic(raw["function"].get("function")):
+            return True
+        return any(_has_user_validators(each) for name, each in raw.items() if name not in ("serialization", "metadata", "default"))
+    return isinstance(raw, list | tuple) and any(_has_user_validators(each) for each in raw)
+
+
+def _taking_values(node: Node) -> CoreSchema:
+    """The JSON form of a place or, from a user's validator that made one of it already, a value."""
+    return core_schema.union_schema(
+        [node.schema, checked(node)], mode="left_to_right", serialization=dumped(lambda value: value, node.schema)
+    )
+
+
 _UNKEPT: Final = {
-    "generator": "a generator is used up by reading it: write list[…]. It",
+    "generator": "an iterable that is used up by reading it (write list[…])",
     "callable": "a function",
     "is-subclass": "a class",
     "missing-sentinel": "MISSING",

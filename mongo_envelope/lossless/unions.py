@@ -11,7 +11,7 @@ from mongo_envelope.errors import SchemaError
 
 from .anything import ANY
 from .node import Misfit, Node, summary
-from .reading import CONFIG, Raw, choices_of, dumped
+from .reading import Raw, choices_of, config_of, dumped
 
 if TYPE_CHECKING:
     from .rewrite import Rewriter
@@ -22,6 +22,8 @@ __all__ = ["nullable", "union"]
 def nullable(rewriter: Rewriter, raw: Raw, path: str) -> Node:
     """A place that may hold None, which is JSON's null."""
     inner = rewriter.node(raw["schema"], path)
+    if "null" in inner.kinds and type(None) not in inner.types:  # Secret[int | None]: its null is not this one
+        return union(rewriter, {"choices": [{"type": "none"}, raw["schema"]]}, path)
     deep, near = inner.deep, inner.near
     return inner.but(
         schema=core_schema.nullable_schema(inner.schema),
@@ -40,7 +42,7 @@ def union(rewriter: Rewriter, raw: Raw, path: str) -> Node:
     members = [rewriter.node(each, path) for each in choices]
     if any(member.types is ANY.types for member in members):
         raise SchemaError(f"{path}: a union with Any. Declare the field as Any alone, or name the types")
-    chosen = _chooser(members)
+    chosen = _chooser(rewriter, members)
     types = frozenset[type]().union(*(member.types for member in members))
     kinds = [kind for member in members for kind in member.kinds]
     native = all(member.native for member in members) and len(kinds) == len(set(kinds))
@@ -51,7 +53,7 @@ def union(rewriter: Rewriter, raw: Raw, path: str) -> Node:
         tagged = core_schema.typed_dict_schema(
             {tag: core_schema.typed_dict_field(member.schema, required=False) for tag, member in zip(tags, members, strict=True)},
             extra_behavior="forbid",
-            config=CONFIG,
+            config=config_of(rewriter.config),
         )
         schema = core_schema.no_info_after_validator_function(
             _untagged, tagged, serialization=dumped(lambda value: {tags[chosen(value)]: value}, tagged)
@@ -78,10 +80,11 @@ def _tags(members: list[Node]) -> list[str]:
     return tags
 
 
-def _chooser(members: list[Node]) -> Callable[[Any], int]:
-    """Which member a value belongs to: by its exact type and, where several share it, by the first whose check it passes.
+def _chooser(rewriter: Rewriter, members: list[Node]) -> Callable[[Any], int]:
+    """Which member a value belongs to: by its exact type; where several share it, the first whose check it passes.
 
-    Members that accept values of another type (an int in a float) are asked last.
+    Where it passes several, which differ by a constraint, the first that reads its own JSON back. Members that accept values of
+    another type (an int in a float) are asked last.
     """
     by_type: dict[type, list[int]] = {}
     for index in sorted(range(len(members)), key=lambda index: members[index].tolerant):
@@ -94,12 +97,12 @@ def _chooser(members: list[Node]) -> Callable[[Any], int]:
         candidates = by_type.get(type(value), near)
         if len(candidates) == 1:
             return candidates[0]
-        for index in candidates:
-            try:
-                members[index].check(value)
-            except Misfit:
-                continue
-            return index
+        fitting = [index for index in candidates if members[index].fits(value)]
+        for index in fitting[:-1]:
+            if rewriter.reads_back(members[index], value):
+                return index
+        if fitting:
+            return fitting[-1]
         raise Misfit(f"fits no member of the union, {type(value).__qualname__} found")
 
     return chosen

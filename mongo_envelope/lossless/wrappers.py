@@ -7,6 +7,7 @@ import inspect
 import operator
 import re
 from collections import Counter, OrderedDict, defaultdict, deque
+from collections.abc import Callable
 from fractions import Fraction
 from types import MethodType
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -17,12 +18,12 @@ from pydantic_core import CoreSchema, core_schema
 
 from mongo_envelope.errors import SchemaError
 
-from .anything import ANY
+from .anything import ANY, decode, encode
 from .classes import KeptClass, kept_class
 from .containers import dict_, items
-from .leaves import BYTE_SIZE, class_node, enum_values
+from .leaves import BYTE_SIZE, SCALARS, class_node, enum_values
 from .node import Misfit, Node
-from .reading import INSTEAD, Codec, Raw, choices_of, dumped, function_of, is_pydantic
+from .reading import INSTEAD, Codec, Raw, checked, choices_of, dumped, function_of, is_pydantic
 from .unions import union
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ __all__ = [
     "any_",
     "chain",
     "class_",
+    "dumped_by_user",
     "function_around",
     "function_plain",
     "instance",
@@ -70,9 +72,21 @@ def function_around(rewriter: Rewriter, raw: Raw, path: str) -> Node:
     if raw["type"] == "function-after" and isinstance(function, type) and function not in inner.types:
         kept = kept_class(function)
         if kept is None:
-            raise SchemaError(f"{path}: a validator makes a {function.__qualname__}, whose form in JSON is not known. {INSTEAD}")
+            raise SchemaError(
+                f"{path}: a validator makes a {function.__qualname__} of a {inner.label}. Declare the field as what it holds in "
+                f"the end, with a before validator, or annotate it with Sensitive(dump=…, load=…)"
+            )
         return class_node(function, kept, {**function_of(raw), "schema": inner.schema})
-    return inner.but(schema={**function_of(raw), "schema": inner.schema}, native=False)
+    schema: Raw = {**function_of(raw), "schema": inner.schema}
+    if raw["type"] != "function-after" and not inner.native:
+        # What the validator once returned is what it is given again; JSON only if that does not fit (any more).
+        again = core_schema.chain_schema([inner.schema, cast("CoreSchema", {**function_of(raw), "schema": checked(inner)})])
+        schema = core_schema.union_schema(  # type: ignore[assignment]
+            [again, cast("CoreSchema", schema)],
+            mode="left_to_right",
+            serialization=dumped(lambda value: value, inner.schema),
+        )
+    return inner.but(schema=schema, native=False)
 
 
 def function_plain(rewriter: Rewriter, raw: Raw, path: str) -> Node:
@@ -166,6 +180,8 @@ def wrapped(rewriter: Rewriter, raw: Raw, path: str) -> Node:
         for name, value in raw.items()
         if name not in ("schema", "serialization", "metadata", "ref", "on_error", "strict")
     }
+    if "default" in raw and not raw.get("validate_default") and not rewriter.config.get("validate_default"):
+        rewriter.default(path, inner, raw["default"], plain=raw["schema"]["type"] in SCALARS)
     return inner.but(schema={**kept, "schema": inner.schema}, native=inner.native and raw["type"] == "default")
 
 
@@ -193,22 +209,23 @@ def own_codec(raw: Raw, codec: Codec) -> Node:
     dump, load = codec
     schema = {name: value for name, value in raw.items() if name != "serialization"}
     placed: Raw = core_schema.no_info_plain_validator_function(  # type: ignore[assignment]
-        load, serialization=core_schema.plain_serializer_function_ser_schema(lambda value: _with_text_keys(dump(value)))
+        lambda form: load(decode(form)),
+        serialization=core_schema.plain_serializer_function_ser_schema(functools.partial(dumped_by_user, dump)),
     )
     if schema["type"] == "default":
         placed = {**schema, "schema": placed}
     return ANY.but(schema=placed, deep=None)
 
 
-def _with_text_keys(form: Any) -> Any:
-    """What a user's ``dump`` gave, whose dicts have keys of text: 1 and "1" would be one name in JSON."""
-    if isinstance(form, dict):
-        if not all(type(key) is str for key in form):
-            raise Misfit("dump= gave a dict with keys that are not text")
-        return {key: _with_text_keys(item) for key, item in form.items()}
-    if isinstance(form, list | tuple):
-        return [_with_text_keys(item) for item in form]
-    return form
+def dumped_by_user(dump: Callable[[Any], Any], value: Any) -> Any:
+    """What a user's ``dump`` makes of a value, as `anything` writes it. Raise `Misfit` if it fails or gives what cannot be kept."""
+    try:
+        return encode(dump(value))
+    except Misfit as misfit:
+        problem = f"dump= gave a value that cannot be kept: {misfit.problem}"
+    except Exception as error:  # noqa: BLE001 - the message may quote the value
+        problem = f"dump= raised {type(error).__name__}"
+    raise Misfit(problem)
 
 
 def _url_class(raw: Raw) -> type | None:

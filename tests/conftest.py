@@ -1,0 +1,249 @@
+"""One real mongod for the whole run, a database for each test, and one way to write a test for both drivers.
+
+A test that takes ``driver`` runs twice, over a ``MongoClient`` and over an ``AsyncMongoClient``. It is one ``async def``::
+
+    async def test_save_and_load(driver):
+        customers = driver.repository(Customer)
+        ada = await customers.save(customer())
+        assert await customers.load(ada.id) == ada
+
+How: ``driver.repository`` wraps the repository in `Either`, whose methods can be awaited whatever they give; over the sync
+driver `settle`, the function that the package itself is built on, passes their results on. The hook at the end of this file
+runs every ``async def`` test in the one event loop of the session, so no plugin is needed, and the sync driver does not mind.
+What a test does behind the repository's back (tamper, count, look) it does with ``database``, over the sync driver.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import select
+import socket
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from typing import Any, Self
+from urllib.parse import unquote
+from uuid import uuid4
+
+import pytest
+from pydantic import BaseModel
+from pymongo import AsyncMongoClient, MongoClient
+from pymongo.database import Database
+
+from mongo_envelope import AsyncCursor, AsyncRepository, DocumentCodec, KeyRing, Repository, embedded
+from mongo_envelope.bridge import settle
+
+Client = MongoClient[dict[str, Any]] | AsyncMongoClient[dict[str, Any]]
+
+
+class Either:
+    """A repository or a cursor of either driver, to be awaited and iterated as if it were of the async one."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self.inner, name)
+        if not inspect.ismethod(found):
+            return found
+        if name in ("find", "sort", "skip", "limit"):  # not awaited in either driver
+            return lambda *args, **options: Either(found(*args, **options))
+
+        async def call(*args: Any, **options: Any) -> Any:
+            return await settle(found(*args, **options))
+
+        return call
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Any:
+        if isinstance(self.inner, AsyncCursor):
+            return await anext(self.inner)
+        try:
+            return next(self.inner)
+        except StopIteration:
+            raise StopAsyncIteration from None
+
+    async def __aenter__(self) -> Self:
+        entered = await self.inner.__aenter__() if isinstance(self.inner, AsyncCursor) else self.inner.__enter__()
+        assert entered is self.inner
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await settle((self.inner.__aexit__ if isinstance(self.inner, AsyncCursor) else self.inner.__exit__)(*error))
+
+
+class Driver:
+    """One of the two drivers: its client, and this test's database over it."""
+
+    def __init__(self, client: Client, database: Database[dict[str, Any]], keys: KeyRing) -> None:
+        self.client = client
+        self.keys = keys
+        self.is_async = isinstance(client, AsyncMongoClient)
+        self._database = database
+
+    def collection(self, name: str = "customers", client: Client | None = None) -> Any:
+        """A collection of this driver, or of another client of its kind."""
+        return (client or self.client)[self._database.name][name]
+
+    def repository(self, model: type[BaseModel], collection: Any = None, **options: Any) -> Any:
+        """A repository of this driver's kind, for the collection ``customers`` by default."""
+        kind: Any = AsyncRepository if self.is_async else Repository
+        target = self.collection() if collection is None else collection
+        return Either(kind(model, target, **{"keys": self.keys, **options}))
+
+    def everything(self, model: type[BaseModel]) -> list[Any]:
+        """All documents, opened without either driver's repository."""
+        codec = DocumentCodec(model, keys=self.keys, context="customers")
+        return [codec.open(document) for document in self._database.customers.find()]
+
+    @asynccontextmanager
+    async def another_client(self, uri: str, **options: Any) -> AsyncIterator[Client]:
+        """A client of this driver's kind with other options, closed at the end."""
+        client: Client = AsyncMongoClient(uri, **options) if self.is_async else MongoClient(uri, **options)
+        try:
+            yield client
+        finally:
+            await settle(client.close())
+
+    @asynccontextmanager
+    async def transaction(self, *, commit: bool = True) -> AsyncIterator[Any]:
+        """A session in a transaction, which is committed or aborted at the end."""
+        session = self.client.start_session()
+        try:
+            await settle(session.start_transaction())
+            yield session
+            await settle(session.commit_transaction() if commit else session.abort_transaction())
+        finally:
+            await settle(session.end_session())
+
+
+class Proxy:
+    """Stands between a client and the server, passes everything on, and lies when it is told to. A context manager."""
+
+    def __init__(self, server: embedded.Server) -> None:
+        self.swap = (b"", b"")  #: in each answer, a document and another one of its size that takes its place
+        self.lose = False  #: whether the answer to the next insert or update is lost, and the connection with it
+        self._server = unquote(server.uri.partition("//")[2].partition("/")[0])
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._threads = [threading.Thread(target=self._accept)]
+        self.uri = f"mongodb://127.0.0.1:{self._listener.getsockname()[1]}/?directConnection=true"
+
+    def __enter__(self) -> Self:
+        self._threads[0].start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._threads[0].join()
+        self._listener.close()
+        for thread in self._threads:
+            thread.join()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                near = self._listener.accept()[0]
+            except OSError:
+                return
+            self._threads.append(threading.Thread(target=self._pass_on, args=(near,)))
+            self._threads[-1].start()
+
+    def _pass_on(self, near: socket.socket) -> None:
+        """One connection, until one of the two sides closes it: a client whose test is over does."""
+        losing = False
+        with near, socket.socket(socket.AF_UNIX) as far:
+            far.connect(self._server)
+            while True:
+                for ready in select.select([near, far], [], [])[0]:
+                    data = ready.recv(1 << 20)
+                    if not data or (ready is far and losing):
+                        return
+                    if ready is far:
+                        near.sendall(data.replace(*self.swap) if self.swap[0] else data)
+                        continue
+                    if self.lose and (b"\x02insert\0" in data or b"\x02update\0" in data):
+                        self.lose, losing = False, True
+                    far.sendall(data)
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[embedded.Server]:
+    """A throw-away mongod in which failures can be injected (`fail_command`)."""
+    with embedded.start(use_environment=False, parameters={"enableTestCommands": "1"}) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def runner() -> Iterator[asyncio.Runner]:
+    """The one event loop: an ``AsyncMongoClient`` belongs to the loop that it was first used in."""
+    with asyncio.Runner() as runner:
+        yield runner
+
+
+@pytest.fixture(scope="session")
+def client(server: embedded.Server) -> Iterator[MongoClient[dict[str, Any]]]:
+    """A client of the sync driver."""
+    with MongoClient[dict[str, Any]](server.uri, tz_aware=True, uuidRepresentation="standard") as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def async_client(server: embedded.Server, runner: asyncio.Runner) -> Iterator[AsyncMongoClient[dict[str, Any]]]:
+    """A client of the async driver."""
+    client = AsyncMongoClient[dict[str, Any]](server.uri)
+    yield client
+    runner.run(client.close())
+
+
+@pytest.fixture
+def database(client: MongoClient[dict[str, Any]]) -> Iterator[Database[dict[str, Any]]]:
+    """An empty database for this test alone, over the sync driver."""
+    name = f"test-{uuid4().hex[:12]}"
+    yield client[name]
+    client.drop_database(name)
+
+
+@pytest.fixture(scope="session")
+def keys() -> KeyRing:
+    """A ring with one key."""
+    return KeyRing.generate()
+
+
+@pytest.fixture(params=["sync", "async"])
+def driver(request: pytest.FixtureRequest, database: Database[dict[str, Any]], keys: KeyRing) -> Driver:
+    """Each of the two drivers in turn."""
+    client = request.getfixturevalue("client" if request.param == "sync" else "async_client")
+    return Driver(client, database, keys)
+
+
+@pytest.fixture
+def proxy(server: embedded.Server) -> Iterator[Proxy]:
+    """A man in the middle."""
+    with Proxy(server) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def fail_command(client: MongoClient[dict[str, Any]]) -> Iterator[Callable[..., None]]:
+    """``fail_command(["insert"], closeConnection=True)``: make the next such command of a client with ``appName="fails"`` fail."""
+
+    def fail(commands: list[str], *, times: int = 1, **how: Any) -> None:
+        data = {"failCommands": commands, "appName": "fails", **how}
+        client.admin.command("configureFailPoint", "failCommand", mode={"times": times}, data=data)
+
+    yield fail
+    client.admin.command("configureFailPoint", "failCommand", mode="off")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run an ``async def`` test in the session's event loop."""
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    runner: asyncio.Runner = pyfuncitem._request.getfixturevalue("runner")
+    given = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
+    runner.run(pyfuncitem.obj(**given))
+    return True

@@ -1,0 +1,143 @@
+"""How the package is used, for type checkers: checked by ``mypy --strict`` and ``pyright``, and never run."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from datetime import datetime
+from typing import Annotated, Any, assert_type
+from uuid import UUID, uuid4
+
+from bson import ObjectId
+from bson.raw_bson import RawBSONDocument
+from pydantic import BaseModel, Field, computed_field
+from pymongo import AsyncMongoClient, MongoClient
+from pymongo.asynchronous.client_session import AsyncClientSession
+from pymongo.client_session import ClientSession
+
+from mongo_envelope import (
+    AsyncCursor,
+    AsyncRepository,
+    Cursor,
+    DocumentCodec,
+    IntegrityError,
+    KeyRing,
+    Queryable,
+    Repository,
+    RevisionConflictError,
+    Sensitive,
+    UnknownKeyError,
+    embedded,
+)
+
+
+class Customer(BaseModel):
+    """Markers bare and called, and a field without one."""
+
+    id: UUID = Field(default_factory=uuid4)
+    tenant: Annotated[str, Queryable]
+    created_at: Annotated[datetime, Queryable(index=True)]
+    email: Annotated[str, Sensitive()]
+    name: Annotated[str, Sensitive]
+    notes: str = ""
+
+    @computed_field  # type: ignore[prop-decorator]  # mypy#1362
+    @property
+    def domain(self) -> Annotated[str, Queryable(name="email_domain")]:
+        """What stands in the clear of an address."""
+        return self.email.rpartition("@")[2]
+
+
+class Note(BaseModel):
+    """Another model, whose id MongoDB's users know."""
+
+    id: ObjectId | None = None
+    text: Annotated[bytes, Sensitive(dump=bytes.hex, load=bytes.fromhex)]
+
+    model_config = {"arbitrary_types_allowed": True}
+
+
+def synchronous(client: MongoClient[dict[str, Any]], keys: KeyRing, ada: Customer) -> None:
+    """Everything over a MongoClient."""
+    customers = Repository(Customer, client.crm.customers, keys=keys, context="customers", validate_on_save=True)
+    assert_type(customers, Repository[Customer])
+    assert_type(customers.save(ada), Customer)
+    assert_type(customers.save(ada, overwrite=True), Customer)
+    assert_type(customers.save_many(each for each in [ada]), list[Customer])
+    assert_type(customers.load(ada.id), Customer)
+    assert_type(customers.delete(ada.id), bool)
+    assert_type(customers.find_one({"tenant": "acme"}, sort="created_at"), Customer | None)
+
+    cursor = customers.find({"tenant": {"$in": ["acme"]}}, sort=[("created_at", -1)], skip=1, limit=2)
+    assert_type(cursor, Cursor[Customer])
+    assert_type(cursor.sort("created_at", -1).skip(1).limit(1), Cursor[Customer])
+    assert_type(iter(cursor), Iterator[Customer])
+    assert_type(next(cursor), Customer)
+    assert_type(cursor.to_list(), list[Customer])
+    with customers.find(sort={"created_at": 1}) as each:
+        assert_type(each, Cursor[Customer])
+        for customer in each:
+            assert_type(customer.email, str)
+
+    with client.start_session() as session:
+        assert_type(session, ClientSession)
+        customers.save(ada, session=session)
+        customers.find(session=session).close()
+
+    try:
+        customers.load(ada.id)
+    except IntegrityError as error:
+        assert_type(error.document_id, str | None)
+    except UnknownKeyError as error:
+        assert_type(error.collection, str | None)
+    except RevisionConflictError:
+        pass
+
+
+async def asynchronous(client: AsyncMongoClient[dict[str, Any]], keys: KeyRing, ada: Customer) -> None:
+    """Everything over an AsyncMongoClient."""
+    customers = AsyncRepository(Customer, client.crm.customers, keys=keys)
+    assert_type(customers, AsyncRepository[Customer])
+    assert_type(await customers.save(ada), Customer)
+    assert_type(await customers.save_many([ada]), list[Customer])
+    assert_type(await customers.load(ada.id), Customer)
+    assert_type(await customers.delete(ada.id), bool)
+    assert_type(await customers.find_one(), Customer | None)
+
+    cursor = customers.find({"domain": "example.com"})
+    assert_type(cursor, AsyncCursor[Customer])
+    assert_type(cursor.sort(["tenant", "created_at"]).skip(1).limit(1), AsyncCursor[Customer])
+    assert_type(aiter(cursor), AsyncIterator[Customer])
+    assert_type(await anext(cursor), Customer)
+    assert_type(await cursor.to_list(), list[Customer])
+    assert_type([each async for each in cursor], list[Customer])
+    async with customers.find() as each:
+        assert_type(each, AsyncCursor[Customer])
+
+    async with client.start_session() as session:
+        assert_type(session, AsyncClientSession)
+        await customers.save(ada, session=session)
+        await customers.find(session=session).close()
+
+
+def without_a_database(keys: KeyRing, note: Note, raw: bytes) -> None:
+    """The codec, for those who bring their own storage."""
+    codec = DocumentCodec(Note, keys=keys, context="notes")
+    assert_type(codec, DocumentCodec[Note])
+    assert_type(codec.seal(note), dict[str, Any])
+    assert_type(codec.seal_bson(note), bytes)
+    assert_type(codec.open(codec.seal(note)), Note)
+    assert_type(codec.open(raw), Note)
+    assert_type(codec.open(RawBSONDocument(raw)), Note)
+    assert_type(codec.open_raw(raw), dict[str, Any])
+
+
+def the_codec_of_a_repository(repository: Repository[Customer], other: AsyncRepository[Note]) -> None:
+    """Each repository has one."""
+    assert_type(repository.codec, DocumentCodec[Customer])
+    assert_type(other.codec, DocumentCodec[Note])
+
+
+def a_local_server() -> None:
+    """For a quickstart."""
+    with embedded.start() as server:
+        assert_type(server.uri, str)
