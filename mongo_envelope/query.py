@@ -64,6 +64,8 @@ _ADDRESSES: Final = (
 _TEXTUAL: Final = (*_ADDRESSES, Fraction, PurePath, ZoneInfo, AnyUrl)
 #: Of these, whose order as text is not their own: "10.0.0.10" < "10.0.0.9".
 _DISORDERED: Final = (*_ADDRESSES, Fraction)
+#: Ids that need no second look, which is nearly all of them.
+_STORED_AS_IT_IS: Final = frozenset({UUID, ObjectId})
 #: Types whose BSON form is the same wherever they stand: what may be compared where the type of the place is not known.
 _UNCHANGED: Final = (str, int, float, bool, type(None), UUID, ObjectId)
 
@@ -113,6 +115,8 @@ def compile_sort(
 
 def identity_value(schema: Schema[Any], value: Any) -> Any:
     """An ``_id`` as it is stored, from the model's id. Raise `QueryError` for None or a value of another type."""
+    if type(value) in _STORED_AS_IT_IS and type(value) in schema.identity.node.types:
+        return value
     place = _place(schema, schema.identity.name)
     if value is None:
         raise QueryError(f"{place.name}: None names no document")

@@ -64,9 +64,10 @@ class _Known(set[str]):
     frozen model.
     """
 
-    place: tuple[str, str]  #: the collection's full name, and the context
-    identity: Any
-    tags: frozenset[bytes | None]
+    __slots__ = ("stands_for",)
+
+    #: (collection's full name, context), ``_id``, tags
+    stands_for: tuple[tuple[str, str], Any, frozenset[bytes | None]]
 
     def __repr__(self) -> str:
         return repr(set(self))
@@ -115,14 +116,16 @@ class _Flows(Generic[Model]):
     def known(self, model: Model, identity: Any) -> frozenset[bytes | None]:
         """The tags that the document of this instance may have; `_ABSENT` alone for a fresh one."""
         known = model.__pydantic_fields_set__
-        if isinstance(known, _Known) and known.place == self.place and _same(known.identity, identity):
-            return known.tags
+        if isinstance(known, _Known):
+            place, remembered, tags = known.stands_for
+            if place == self.place and _same(remembered, identity):
+                return tags
         return frozenset({_ABSENT})
 
     def remember(self, model: Model, identity: Any, tags: frozenset[bytes | None]) -> None:
         """Note on the instance which document it stands for. Its fields are not touched."""
         known = _Known(model.__pydantic_fields_set__)
-        known.place, known.identity, known.tags = self.place, identity, tags
+        known.stands_for = (self.place, identity, tags)
         object.__setattr__(model, "__pydantic_fields_set__", known)
 
     # --- writing ------------------------------------------------------------------------------------------------------

@@ -51,8 +51,7 @@ class Plan(Generic[Model]):
         try:
             self.root.check(model)
             json = self._serializer.to_json(model, warnings="none")
-            if json.count(b"[") + json.count(b"{") > _DEEP and not _readable(json):
-                raise Misfit("nested deeper than the parser goes, so that it could never be loaded")
+            _check_depth(json)
         except Misfit as misfit:
             found = misfit
         except RecursionError:
@@ -102,12 +101,17 @@ class Plan(Generic[Model]):
         return f"{''.join(steps).removeprefix('.') or 'the model'}: {kind}"
 
 
-def _readable(json: bytes) -> bool:
+def _check_depth(json: bytes) -> None:
+    """Raise `Misfit` for JSON that the serializer wrote, and the parser, which goes less deep, would not read."""
+    if json.count(b"[") + json.count(b"{") <= _DEEP:
+        return
     try:
         from_json(json)
     except ValueError:
-        return False
-    return True
+        pass
+    else:
+        return
+    raise Misfit("nested deeper than the parser goes, so that it could never be loaded")
 
 
 def _errors(error: ValidationError) -> list[Any]:
