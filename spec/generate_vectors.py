@@ -640,6 +640,8 @@ def frames(rejects: Rejects, raw: bytes) -> None:  # noqa: PLR0915 - a list of c
     add("length: a byte after the document", raw + b"\0")
     add("length: a byte after the document, length corrected", i32(len(raw) + 1) + raw[4:] + b"\0")
     add("length: a second document after the document", raw + raw)
+    added_nulls = [el(0x0A, f"f{n:04}", b"") for n in range(4_097 - len(parts))]
+    add("elements: one more than there may be", added(raw, *added_nulls))
     add("end: the closing zero is another byte", raw[:-1] + b"\1")
     add("end: tag of 31 bytes", swapped(raw, "hmac", el(5, "hmac", binary(raw[-33:-2]))))
     add("end: tag of 33 bytes", swapped(raw, "hmac", el(5, "hmac", binary(raw[-33:-1] + b"\0"))))

@@ -29,6 +29,7 @@ KID = re.compile(rb"[A-Za-z0-9_.-]{1,64}")
 
 VERSION_ELEMENT = b"\x10v\0" + b"\x01\0\0\0"
 TAG_HEADER = b"\x05hmac\0" + b"\x20\0\0\0" + b"\0"
+MAX_ELEMENTS = 4096
 TRAILER = len(TAG_HEADER) + 32 + 1  # the hmac element and the closing zero: 44
 
 STRING, DOCUMENT, ARRAY, BINARY, REGEX, TIMESTAMP = 0x02, 0x03, 0x04, 0x05, 0x0B, 0x11
@@ -153,6 +154,8 @@ def unique(elements: Iterable[Element]) -> dict[bytes, bytes]:
     """Elements by name; a name that occurs twice is malformed."""
     by_name: dict[bytes, bytes] = {}
     for name, element in elements:
+        if len(by_name) == MAX_ELEMENTS:
+            raise MalformedEnvelopeError("too many elements")
         if name in by_name:
             raise MalformedEnvelopeError("a name occurs twice")
         by_name[name] = element
@@ -217,6 +220,8 @@ def seal(metadata: Fields, payload: bytes, *, key: bytes, kid: str, context: str
     """Seal one document; a refused argument is a ``ValueError``, a refused payload a ``PayloadError``."""
     if "_id" not in metadata or any(name in RESERVED for name in metadata if name != "_id"):
         raise ValueError("the metadata lacks _id or uses a reserved name")
+    if len(metadata) + (idx is not None) + 5 > MAX_ELEMENTS:
+        raise ValueError("a document has at most 4,096 elements")
     if any(name == "" or name[0] == "$" or "." in name or "\0" in name for name in metadata):
         raise ValueError("a name is empty, starts with $, or contains . or NUL")
     if KID.fullmatch(kid.encode()) is None or len(iv) != 16:

@@ -498,3 +498,19 @@ def test_open_never_says_payload_error() -> None:
     raw = envelope.seal({"_id": 1}, b"not JSON", keys=KEYS, context=CONTEXT)
     assert envelope.open(raw, keys=KEYS, context=CONTEXT).payload == b"not JSON"
     assert PayloadError not in REFUSALS
+
+
+def test_a_document_has_at_most_4096_elements() -> None:
+    """As many are sealed and opened; one more is refused by both, and a hostile document of any number is not looked at further."""
+    fits = {f"f{number:04}": None for number in range(4096 - 6)}
+    assert (
+        len(
+            envelope.open(envelope.seal({"_id": 1, **fits}, b"{}", keys=KEYS, context=CONTEXT), keys=KEYS, context=CONTEXT).document
+        )
+        == 4096
+    )
+    with pytest.raises(MalformedEnvelopeError, match="at most 4096"):
+        envelope.seal({"_id": 1, **fits, "one more": None}, b"{}", keys=KEYS, context=CONTEXT)
+    hostile = bson.encode({"_id": 1, **{f"f{number}": None for number in range(200_000)}})
+    with pytest.raises(MalformedEnvelopeError, match="more fields"):
+        envelope.open(hostile, keys=KEYS, context=CONTEXT)
