@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import random
 import struct
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta, timezone
@@ -514,3 +515,19 @@ def test_a_document_has_at_most_4096_elements() -> None:
     hostile = bson.encode({"_id": 1, **{f"f{number}": None for number in range(200_000)}})
     with pytest.raises(MalformedEnvelopeError, match="more fields"):
         envelope.open(hostile, keys=KEYS, context=CONTEXT)
+
+
+def test_the_right_tag_of_a_wrong_document_is_in_no_traceback() -> None:
+    """Whoever collects the local variables of an IntegrityError's frames (a crash reporter) would otherwise collect forgeries."""
+    edited = RAW.replace(b"acme", b"evil")
+    assert edited != RAW
+    with pytest.raises(IntegrityError) as caught:
+        envelope.open(edited, keys=KEYS, context=CONTEXT)
+    right = KEYS.working_keys("k1", CONTEXT).authenticator.tag(edited[4:-44])
+    shown = [
+        value
+        for frame, _ in traceback.walk_tb(caught.value.__traceback__)
+        for name, value in frame.f_locals.items()
+        if name != "right"
+    ]
+    assert right not in shown

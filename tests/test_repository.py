@@ -1118,3 +1118,19 @@ async def test_a_repository_says_what_it_is(driver: Driver) -> None:
     """Its repr names the model and the collection, and no key."""
     kind = "AsyncRepository" if driver.is_async else "Repository"
     assert repr(driver.repository(Customer).inner) == f"{kind}(Customer, 'customers')"
+
+
+async def test_a_wrong_id_is_not_quoted(driver: Driver) -> None:
+    """An id of another type may be a whole record: the error tells its type, and not what it is."""
+
+    class Held(BaseModel):
+        text: str = SECRET
+
+        def __repr__(self) -> str:
+            raise RuntimeError(SECRET)
+
+    customers = driver.repository(Customer)
+    for wrong in (SECRET, [SECRET], Held()):
+        with pytest.raises(PayloadError, match="id: UUID expected") as caught:
+            await customers.save(Customer().model_copy(update={"id": wrong}))
+        assert SECRET not in str(caught.value) + repr(caught.value) + repr(vars(caught.value))
