@@ -15,6 +15,7 @@ from pydantic import BaseModel
 
 from . import envelope
 from .errors import ConfigurationError, EnvelopeError, KeyUnavailableError, MalformedEnvelopeError, PayloadError
+from .fast import FastReader
 from .keys import KeyRing, check_context
 from .schema import Schema
 
@@ -46,6 +47,7 @@ class DocumentCodec(Generic[Model]):
         self.schema = Schema.of(model)
         self.context = check_context(context)
         self._keys = keys
+        self._fast = FastReader(self.schema, keys, self.context)
         self._validate_on_save = validate_on_save
 
     def seal(self, model: Model) -> dict[str, Any]:
@@ -72,7 +74,7 @@ class DocumentCodec(Generic[Model]):
 
         Raise `EnvelopeError` or one of its children if something is wrong, `UnknownKeyError` if it could not be checked.
         """
-        return self.open_bson(_as_bson(document))[1]
+        return self.open_bson(_as_bson(document))[2]
 
     def open_raw(self, document: Document) -> dict[str, Any]:
         """Verify and decrypt, but do not validate: plain values by field name. The way out of a `PayloadError`."""
@@ -83,11 +85,14 @@ class DocumentCodec(Generic[Model]):
             error.about(document_id=envelope.identify(raw))
             raise
 
-    def open_bson(self, raw: bytes) -> tuple[dict[str, Any], Model]:
-        """The verified document and the model in it, from BSON."""
+    def open_bson(self, raw: bytes) -> tuple[Any, bytes, Model]:
+        """The verified ``_id`` and ``hmac``, and the model, from BSON. The short way where that will do: see `fast`."""
+        return self._fast.open(raw) or self._open_plainly(raw)
+
+    def _open_plainly(self, raw: bytes) -> tuple[Any, bytes, Model]:
         try:
             document, payload = envelope.open(raw, keys=self._keys, context=self.context)
-            return document, self.schema.join(document, payload)
+            return document["_id"], document["hmac"], self.schema.join(document, payload)
         except (EnvelopeError, KeyUnavailableError) as error:
             error.about(document_id=envelope.identify(raw))
             raise

@@ -180,6 +180,10 @@ class KeyRing(primitives.NeverLeaves):
         """Another ring that holds this key too and, unless told otherwise, seals with it."""
         return KeyRing([*self._keys.values(), key], primary=key.kid if primary else self._primary)
 
+    def with_primary(self, kid: str) -> KeyRing:
+        """Another ring of the same keys that seals with this one. Raise `ConfigurationError` if it is not in the ring."""
+        return KeyRing(self._keys.values(), primary=kid)
+
     @property
     def primary(self) -> str:
         """The id of the key that seals."""

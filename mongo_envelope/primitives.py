@@ -117,9 +117,8 @@ class StreamCipher(NeverLeaves):
         self._idle.append(context)
         return result
 
-    def decrypt(self, iv: bytes, ciphertext: bytes) -> bytes:
-        """The inverse, which in this mode is the same. Of unauthenticated bytes it makes other bytes and no error: verify first."""
-        return self.encrypt(iv, ciphertext)
+    #: The inverse, which in this mode is the same. Of unauthenticated bytes it makes other bytes and no error: verify first.
+    decrypt = encrypt
 
 
 class Authenticator(NeverLeaves):

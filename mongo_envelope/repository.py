@@ -230,25 +230,25 @@ class _Flows(Generic[Model]):
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
-    def open(self, document: RawBSONDocument) -> tuple[dict[str, Any], Model]:
-        """Verify and open one document, and let the instance remember it."""
+    def open(self, document: RawBSONDocument) -> tuple[Any, Model]:
+        """Verify and open one document, and let the instance remember it. The verified ``_id``, and the model."""
         try:
-            opened, model = self.codec.open_bson(bytes(document.raw))
+            identity, tag, model = self.codec.open_bson(bytes(document.raw))
         except (EnvelopeError, KeyUnavailableError) as error:
             error.about(collection=self.name)
             raise
-        self.remember(model, opened["_id"], frozenset({opened["hmac"]}))
-        return opened, model
+        self.remember(model, identity, frozenset((tag,)))
+        return identity, model
 
     async def load(self, identity: Any, *, session: Any) -> Model:
         asked = identity_value(self.schema, identity)
         document = await settle(self.collection.find_one({"_id": asked}, session=session))
         if document is None:
             raise DocumentNotFoundError("there is no such document").about(document_id=identity, collection=self.name)
-        opened, model = self.open(document)
-        if not _same(opened["_id"], asked):
+        found, model = self.open(document)
+        if not _same(found, asked):
             raise IntegrityError("the server answered with another document than the one asked for").about(
-                document_id=opened["_id"], collection=self.name
+                document_id=found, collection=self.name
             )
         return model
 

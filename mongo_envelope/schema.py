@@ -88,6 +88,7 @@ class Schema(Generic[Model]):
         self.identity = self.stored[0]
         self.sensitive = sensitive  #: the names of the fields in the payload only
         self._plan = plan
+        self._may_have_moved = sensitive - envelope.RESERVED
         self._by_name = {field.name: field for field in self.stored} | {field.stored: field for field in self.stored}
         self._spliced = tuple(field for field in self.stored if field.spliced)
         self._projections = tuple((field.stored, field.name, field.node.project) for field in self.stored if not field.computed)
@@ -99,7 +100,8 @@ class Schema(Generic[Model]):
     def of(cls, model: type[Model]) -> Schema[Model]:
         """Read a model. Raise `SchemaError`, naming the field and what to write instead."""
         if not (isinstance(model, type) and issubclass(model, BaseModel)) or issubclass(model, RootModel):
-            raise SchemaError(f"{model!r} is not a pydantic model with fields: derive it from pydantic.BaseModel")
+            what = model.__name__ if isinstance(model, type) else f"an instance of {type(model).__name__}"  # never its repr
+            raise SchemaError(f"{what} is not a pydantic model with fields: pass the class, derived from pydantic.BaseModel")
         core_schema_of(model)  # resolves forward references, in which markers may stand
         markers = _markers_of_fields(model)
         codecs = {name: _codec_of(model, name, marker) for name, marker in markers.items()}
@@ -192,6 +194,8 @@ class Schema(Generic[Model]):
     def _spliced_json(self, document: Mapping[str, Any], payload: bytes) -> bytes:
         """One JSON object of metadata and payload, so that validation runs once and model validators see everything."""
         clear = {field.name: document[field.stored] for field in self._spliced if field.stored in document}
+        if moved := self._may_have_moved & document.keys():  # in the clear when it was sealed, sensitive since; the payload wins
+            clear = {name: document[name] for name in moved} | clear
         body = payload.strip(_JSON_SPACE)
         if body[:1] != b"{":
             raise Unfit("the payload is not a JSON object")

@@ -538,3 +538,11 @@ def test_a_path_that_is_none_is_a_configuration_error(path: str) -> None:
     for create in (False, True):
         with pytest.raises(ConfigurationError, match="cannot read the key file"):
             KeyRing.from_file(path, create=create)
+
+
+def test_a_ring_can_seal_with_another_of_its_keys() -> None:
+    """The same keys, another primary; one that it does not hold is refused."""
+    ring = KeyRing([DataKey("k0", OTHER), DataKey("k1", MATERIAL)])
+    assert (ring.with_primary("k1").primary, list(ring.with_primary("k1")), ring.primary) == ("k1", ["k0", "k1"], "k0")
+    with pytest.raises(ConfigurationError, match="not in the ring"):
+        ring.with_primary("k9")

@@ -208,6 +208,34 @@ def test_a_field_may_move_from_sensitive_to_queryable() -> None:
     assert Schema.of(After).join(metadata, payload) == After(tenant="acme")
 
 
+def test_a_field_may_move_from_queryable_to_sensitive() -> None:
+    """A document that was written before has the value in its metadata alone; the names of the envelope are not taken for it."""
+
+    class Before(BaseModel):
+        id: int = 1
+        tenant: Annotated[str, Queryable()]
+        at: Annotated[datetime, Queryable()]
+
+    class After(BaseModel):
+        id: int = 1
+        tenant: str
+        at: datetime
+        data: str = "mine"
+
+    at = datetime(2024, 1, 1, 0, 0, 0, 123456)
+    metadata, payload = Schema.of(Before).split(Before(tenant="acme", at=at))
+    document = {**metadata, "at": datetime(2024, 1, 1, tzinfo=UTC), "data": b"ciphertext"}
+    assert Schema.of(After).join(document, payload) == After(tenant="acme", at=at)
+
+
+def test_an_instance_in_the_place_of_the_class_is_refused_without_its_repr() -> None:
+    """Its repr would show what is sensitive."""
+    instance = Customer(tenant="acme", created_at=datetime(2024, 1, 1, tzinfo=UTC), email="canary")
+    with pytest.raises(SchemaError, match="an instance of Customer is not") as caught:
+        Schema.of(instance)  # type: ignore[type-var, arg-type]
+    assert "canary" not in str(caught.value)
+
+
 def test_padding_and_white_space_in_the_payload_are_legal() -> None:
     """Another implementation may write them."""
     schema = Schema.of(Customer)
