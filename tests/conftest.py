@@ -21,7 +21,7 @@ import select
 import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Self
 from urllib.parse import unquote
 from uuid import uuid4
@@ -128,33 +128,41 @@ class Proxy:
         self.lose = False  #: whether the answer to the next insert or update is lost, and the connection with it
         self._server = unquote(server.uri.partition("//")[2].partition("/")[0])
         self._listener = socket.create_server(("127.0.0.1", 0))
-        self._threads = [threading.Thread(target=self._accept)]
-        self.uri = f"mongodb://127.0.0.1:{self._listener.getsockname()[1]}/?directConnection=true"
+        self._address = self._listener.getsockname()
+        self._threads = [threading.Thread(target=self._accept, daemon=True)]
+        self._connections: list[socket.socket] = []
+        self._over = False
+        self.uri = f"mongodb://127.0.0.1:{self._address[1]}/?directConnection=true"
 
     def __enter__(self) -> Self:
         self._threads[0].start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
+        self._over = True
+        socket.create_connection(self._address).close()  # wakes `_accept`
         self._threads[0].join()
         self._listener.close()
+        for near in self._connections:
+            with suppress(OSError):  # closed already, as a rule
+                near.shutdown(socket.SHUT_RDWR)
         for thread in self._threads:
             thread.join()
 
     def _accept(self) -> None:
         while True:
-            try:
-                near = self._listener.accept()[0]
-            except OSError:
+            near = self._listener.accept()[0]
+            if self._over:
+                near.close()
                 return
-            self._threads.append(threading.Thread(target=self._pass_on, args=(near,)))
+            self._connections.append(near)
+            self._threads.append(threading.Thread(target=self._pass_on, args=(near,), daemon=True))
             self._threads[-1].start()
 
     def _pass_on(self, near: socket.socket) -> None:
-        """One connection, until one of the two sides closes it: a client whose test is over does."""
+        """One connection, until one of the two sides closes it."""
         losing = False
-        with near, socket.socket(socket.AF_UNIX) as far:
+        with near, socket.socket(socket.AF_UNIX) as far, suppress(ConnectionError):
             far.connect(self._server)
             while True:
                 for ready in select.select([near, far], [], [])[0]:
