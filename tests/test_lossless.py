@@ -727,10 +727,7 @@ def _containers(inside: st.SearchStrategy[Drawn]) -> st.SearchStrategy[Drawn]:
 kinds = st.recursive(st.sampled_from(LEAVES), _containers, max_leaves=5)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
-@given(st.data())
-def test_random_models_with_random_values_come_back_equal(data: st.DataObject) -> None:
-    """Any nesting of any types comes back equal; only what a value's own type leaves open may be refused, and then at save."""
+def _one_random_model(data: st.DataObject) -> None:
     fields = data.draw(st.dictionaries(st.sampled_from(string.ascii_lowercase), kinds, min_size=1, max_size=4))
     model = create_model("Model", **{name: (kind, ...) for name, (kind, _) in fields.items()})  # type: ignore[call-overload]
     plan: Plan[Any] = Rewritten(model).compile()
@@ -738,6 +735,24 @@ def test_random_models_with_random_values_come_back_equal(data: st.DataObject) -
         saved = model.model_construct(**{name: data.draw(values) for name, (_, values) in fields.items()})
         loaded = kept(plan, saved)
         assert same(saved, loaded), (saved, loaded)
+
+
+_SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=_SLOW)
+@given(st.data())
+def test_random_models_with_random_values_come_back_equal(data: st.DataObject) -> None:
+    """Any nesting of any types comes back equal, in value and in type."""
+    _one_random_model(data)
+
+
+@pytest.mark.soak
+@settings(max_examples=10_000, deadline=None, suppress_health_check=_SLOW)
+@given(st.data())
+def test_ten_thousand_random_models_come_back_equal(data: st.DataObject) -> None:
+    """The same, for as long as it takes."""
+    _one_random_model(data)
 
 
 @given(
