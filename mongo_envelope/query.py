@@ -16,7 +16,6 @@ from __future__ import annotations
 import copy
 import difflib
 import functools
-import ipaddress
 import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -36,6 +35,7 @@ from pydantic import AnyUrl, BaseModel, ByteSize, RootModel
 from .envelope import encodes
 from .errors import QueryError
 from .lossless import Misfit, Node, Rewritten
+from .lossless.classes import ADDRESSES
 from .schema import Schema, is_exact
 
 __all__ = ["compile_filter", "compile_sort", "identity_value"]
@@ -52,18 +52,10 @@ _BSON_TYPES: Final = frozenset(
     {"double", "string", "object", "array", "binData", "objectId", "bool", "date", "null", "int", "long", "decimal", "number"}
 )
 _SEQUENCES: Final = (list, tuple, set, frozenset, deque)
-_ADDRESSES: Final = (
-    ipaddress.IPv4Address,
-    ipaddress.IPv4Interface,
-    ipaddress.IPv4Network,
-    ipaddress.IPv6Address,
-    ipaddress.IPv6Interface,
-    ipaddress.IPv6Network,
-)
 #: Classes that are stored as text, and made from it.
-_TEXTUAL: Final = (*_ADDRESSES, Fraction, PurePath, ZoneInfo, AnyUrl)
+_TEXTUAL: Final = (*ADDRESSES, Fraction, PurePath, ZoneInfo, AnyUrl)
 #: Of these, whose order as text is not their own: "10.0.0.10" < "10.0.0.9".
-_DISORDERED: Final = (*_ADDRESSES, Fraction)
+_DISORDERED: Final = (*ADDRESSES, Fraction)
 #: Ids that need no second look, which is nearly all of them.
 _STORED_AS_IT_IS: Final = frozenset({UUID, ObjectId})
 #: Types whose BSON form is the same wherever they stand: what may be compared where the type of the place is not known.

@@ -9,7 +9,6 @@ at that save: nothing says how they would come back.
 from __future__ import annotations
 
 import base64
-import ipaddress
 from collections.abc import Callable
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
@@ -21,6 +20,7 @@ from uuid import UUID
 from bson import ObjectId
 from pydantic_core import core_schema
 
+from .classes import ADDRESSES
 from .node import EVERYTHING, Misfit, Node, check_int, check_names
 
 __all__ = ["ANY", "decode", "encode"]
@@ -64,17 +64,7 @@ _TAGGED: Final[dict[type, _Tagged]] = {
     type(Path()): _Tagged("$path", str, Path),
     PurePosixPath: _Tagged("$posixpath", str, PurePosixPath),
     PureWindowsPath: _Tagged("$windowspath", str, PureWindowsPath),
-    **{
-        cls: _Tagged("$" + cls.__name__.lower(), str, cls)
-        for cls in (
-            ipaddress.IPv4Address,
-            ipaddress.IPv4Interface,
-            ipaddress.IPv4Network,
-            ipaddress.IPv6Address,
-            ipaddress.IPv6Interface,
-            ipaddress.IPv6Network,
-        )
-    },
+    **{cls: _Tagged("$" + cls.__name__.lower(), str, cls) for cls in ADDRESSES},
 }
 _BY_TAG: Final = {tagged.tag: tagged for tagged in _TAGGED.values()}
 _DICT: Final = "$dict"

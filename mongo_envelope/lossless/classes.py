@@ -24,9 +24,9 @@ from pydantic_core import CoreSchema, core_schema
 
 from .node import Kind
 
-__all__ = ["KeptClass", "kept_class"]
+__all__ = ["ADDRESSES", "KeptClass", "kept_class"]
 
-_ADDRESSES: Final = (
+ADDRESSES: Final = (
     ipaddress.IPv4Address,
     ipaddress.IPv4Interface,
     ipaddress.IPv4Network,
@@ -52,7 +52,7 @@ class KeptClass:
 
 def kept_class(cls: type) -> KeptClass | None:
     """The entry for a class, or None if the table has none."""
-    if cls in _ADDRESSES or cls in (Fraction, ZoneInfo):
+    if cls in ADDRESSES or cls in (Fraction, ZoneInfo):
         return _as_text(cls, frozenset({cls}), str)
     if issubclass(cls, PurePath) and cls.__module__.partition(".")[0] == "pathlib":
         return _as_text(cls, frozenset({type(cls())}), str)
