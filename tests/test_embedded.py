@@ -317,7 +317,7 @@ def test_ctrl_c_and_plain_return_leave_nothing() -> None:
             mongod, uri, _ = process.stdout.readline().split()
             if process is interrupted:
                 os.killpg(process.pid, signal.SIGINT)  # what Ctrl-C does: to the whole foreground group
-            errors = process.communicate(timeout=20)[1]
+            errors = process.communicate(timeout=60)[1]  # a busy machine may take its time
             assert not runs(int(mongod))
             assert not folder_of(embedded.Server(uri)).exists()
             assert ("KeyboardInterrupt" in errors) == (process is interrupted)
