@@ -459,10 +459,10 @@ def _clear(node: Node, where: str, *, identity: bool = False) -> Node:
 def _refuse_clashes(model: type[BaseModel], stored: list[StoredField], sensitive: frozenset[str]) -> None:
     """Names of the payload and of the metadata never meet, but for the exact value of one field."""
     taken: dict[str, str] = {}
-    in_payload = sensitive | {field.name for field in stored if not field.computed and not field.spliced}
+    names = sensitive | {field.name for field in stored}
     for field in stored:
         where = f"{model.__name__}.{field.name}"
         if (other := taken.setdefault(field.stored, field.name)) != field.name:
             raise SchemaError(f"{where}: stored as {field.stored!r}, as is {other}")
-        if field.stored != field.name and field.stored in in_payload:
+        if field.stored != field.name and field.stored in names:
             raise SchemaError(f"{where}: stored as {field.stored!r}, which is the name of another field. Choose another name")

@@ -355,6 +355,7 @@ BAD_FIELDS: list[tuple[dict[str, Any], str]] = [
     ({"field": (Annotated[str, Queryable(name="")], ...)}, "cannot be a stored name"),
     ({"field": (Annotated[str, Queryable(name="other")], ...), "other": (str, ...)}, "is the name of another field"),
     ({"a": (Annotated[str, Queryable(name="c")], ...), "b": (Annotated[str, Queryable(name="c")], ...)}, "stored as 'c', as is a"),
+    ({"a": (Annotated[str, Queryable(name="b")], ...), "b": (Annotated[str, Queryable(name="a")], ...)}, "name of another field"),
     ({"field": (Annotated[SecretStr, Queryable()], ...)}, "a secret does not belong in metadata"),
     ({"field": (Annotated[list[SecretStr], Queryable()], ...)}, "a secret does not belong in metadata"),
     ({"field": (Annotated[SecretHolder, Queryable()], ...)}, "a secret does not belong in metadata"),
