@@ -678,6 +678,27 @@ def test_a_codec_of_the_user_may_give_bytes_and_more() -> None:
         failing.dump(model(field=SECRET))
 
 
+class Narrow(BaseModel):
+    model_config = ConfigDict(str_max_length=1, arbitrary_types_allowed=True)
+    cannot_be_kept: Custom
+
+
+def test_a_computed_field_that_cannot_be_kept_leaves_no_settings_behind() -> None:
+    """It is not stored, so it is passed over; what is rewritten after it is under the model's own configuration."""
+
+    class Model(BaseModel):
+        model_config = ConfigDict(extra="allow")
+        __pydantic_extra__: dict[str, str]
+
+        @computed_field  # type: ignore[prop-decorator]
+        @property
+        def shown(self) -> Narrow:
+            raise NotImplementedError  # never asked for
+
+    saved = Model.model_validate({"more": "longer than one"})
+    assert same(saved, kept(Rewritten(Model).compile(), saved))
+
+
 # --- at random --------------------------------------------------------------------------------------------------------
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)

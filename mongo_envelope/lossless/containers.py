@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Collection, Iterable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from pydantic_core import CoreSchema, core_schema
 
@@ -38,7 +38,7 @@ def items(rewriter: Rewriter, raw: Raw, path: str) -> Node:
     schema: Raw = {"type": kind, "items_schema": item.schema, **only(raw, "min_length", "max_length", "fail_fast")}
     if kind == "deque":
         inner = core_schema.list_schema(item.schema, min_length=raw.get("min_length"), max_length=raw.get("max_length"))
-        schema = core_schema.no_info_after_validator_function(deque, inner, serialization=dumped(list, inner))  # type: ignore[assignment]
+        schema = cast("Raw", core_schema.no_info_after_validator_function(deque, inner, serialization=dumped(list, inner)))
     ordered = kind in ("list", "deque")
 
     def project(value: Iterable[Any]) -> list[Any]:

@@ -24,6 +24,7 @@ __all__ = [
     "choices_of",
     "config_of",
     "dumped",
+    "first_of",
     "function_of",
     "is_pydantic",
     "only",
@@ -87,6 +88,11 @@ def config_of(config: Raw) -> CoreConfig:
 def dumped(function: Callable[[Any], Any], written: CoreSchema) -> core_schema.PlainSerializerFunctionSerSchema:
     """A serializer: the function's result, written by the schema ``written``."""
     return core_schema.plain_serializer_function_ser_schema(function, return_schema=written)
+
+
+def first_of(*schemas: CoreSchema, written: CoreSchema) -> CoreSchema:
+    """The first of several schemas that validates; what is written is always of the form ``written``."""
+    return core_schema.union_schema(list(schemas), mode="left_to_right", serialization=dumped(lambda value: value, written))
 
 
 def is_pydantic(function: object) -> bool:

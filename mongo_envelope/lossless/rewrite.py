@@ -24,7 +24,7 @@ from mongo_envelope.errors import SchemaError
 from . import containers, leaves, records, unions, wrappers
 from .anything import ANY
 from .node import Kind, Node
-from .reading import INSTEAD, LOAD, Codec, Raw, checked, choices_of, config_of, dumped, is_pydantic
+from .reading import INSTEAD, LOAD, Codec, Raw, checked, choices_of, config_of, first_of, is_pydantic
 
 __all__ = ["Rewriter"]
 
@@ -62,8 +62,10 @@ class Rewriter:
     def configured(self, raw: Raw) -> Iterator[None]:
         """While the places inside a model, dataclass or typed dict are rewritten, under its configuration."""
         outer, self.config = self.config, raw.get("config", {})
-        yield
-        self.config = outer
+        try:
+            yield
+        finally:  # a computed field that cannot be kept is passed over, and the rest is rewritten under its own configuration
+            self.config = outer
 
     def default(self, path: str, node: Node, value: Any, *, plain: bool) -> None:
         """Note a default that pydantic does not validate; ``plain``: no user's validator stands in its place."""
@@ -205,9 +207,7 @@ def _has_user_validators(raw: Any) -> bool:
 
 def _taking_values(node: Node) -> CoreSchema:
     """The JSON form of a place or, from a user's validator that made one of it already, a value."""
-    return core_schema.union_schema(
-        [node.schema, checked(node)], mode="left_to_right", serialization=dumped(lambda value: value, node.schema)
-    )
+    return first_of(node.schema, checked(node), written=node.schema)
 
 
 _UNKEPT: Final = {

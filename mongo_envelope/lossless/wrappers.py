@@ -23,7 +23,7 @@ from .classes import KeptClass, kept_class
 from .containers import dict_, items
 from .leaves import BYTE_SIZE, SCALARS, class_node, enum_values
 from .node import Misfit, Node
-from .reading import INSTEAD, Codec, Raw, checked, choices_of, dumped, function_of, is_pydantic
+from .reading import INSTEAD, Codec, Raw, checked, choices_of, dumped, first_of, function_of, is_pydantic
 from .unions import union
 
 if TYPE_CHECKING:
@@ -81,11 +81,7 @@ def function_around(rewriter: Rewriter, raw: Raw, path: str) -> Node:
     if raw["type"] != "function-after" and not inner.native:
         # What the validator once returned is what it is given again; JSON only if that does not fit (any more).
         again = core_schema.chain_schema([inner.schema, cast("CoreSchema", {**function_of(raw), "schema": checked(inner)})])
-        schema = core_schema.union_schema(  # type: ignore[assignment]
-            [again, cast("CoreSchema", schema)],
-            mode="left_to_right",
-            serialization=dumped(lambda value: value, inner.schema),
-        )
+        schema = cast("Raw", first_of(again, cast("CoreSchema", schema), written=inner.schema))
     return inner.but(schema=schema, native=False)
 
 
@@ -208,10 +204,9 @@ def own_codec(raw: Raw, codec: Codec) -> Node:
     """``Sensitive(dump=…, load=…)``: the user's two functions in the place of the field's own validation."""
     dump, load = codec
     schema = {name: value for name, value in raw.items() if name != "serialization"}
-    placed: Raw = core_schema.no_info_plain_validator_function(  # type: ignore[assignment]
-        lambda form: load(decode(form)),
-        serialization=core_schema.plain_serializer_function_ser_schema(functools.partial(dumped_by_user, dump)),
-    )
+    serializer = core_schema.plain_serializer_function_ser_schema(functools.partial(dumped_by_user, dump))
+    loader = core_schema.no_info_plain_validator_function(lambda form: load(decode(form)), serialization=serializer)
+    placed = cast("Raw", loader)
     if schema["type"] == "default":
         placed = {**schema, "schema": placed}
     return ANY.but(schema=placed, deep=None)
