@@ -1,6 +1,7 @@
 """Pydantic models whose sensitive fields are sealed before they reach MongoDB, and verified when they come back."""
 
 from .codec import DocumentCodec
+from .cursor import AsyncCursor, Cursor
 from .errors import (
     ConfigurationError,
     DocumentNotFoundError,
@@ -20,7 +21,7 @@ from .errors import (
     UnsupportedVersionError,
 )
 from .keys import DataKey, KeyRing
-from .repository import AsyncCursor, AsyncRepository, Cursor, Repository
+from .repository import AsyncRepository, Repository
 from .schema import Queryable, Sensitive
 
 __version__ = "0.1.0"

@@ -1,0 +1,134 @@
+"""Asked and answered: whether a verified document is an answer to the question that was asked. Pure.
+
+The HMAC says that a document is genuine, not that it is the one that was asked for: a server, or whoever sits between, may answer
+with another genuine document of the same collection. So what a filter says about equality is checked again on the verified
+document, by MongoDB's rules (manual: Query and Projection Operators, Comparison/Sort Order):
+
+- 5 is 5.0 is Decimal128("5"), NaN is NaN, and True is not 1;
+- a value matches an array that is equal to it, and one that has it as an element;
+- None matches null and a field that is not there;
+- a dict matches one with the same names in the same order.
+
+Text is compared byte by byte, which is what the server is told to do (`repository` sends the simple collation); under any other
+collation nothing is checked. Ranges, patterns and negations are not checked either: they count as answered.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterator, Mapping
+from decimal import Context, Decimal
+from typing import Any, Final
+
+import bson
+from bson import Regex
+from bson.decimal128 import Decimal128
+
+from . import envelope
+
+__all__ = ["Asked", "comparable", "same"]
+
+
+_Check = Callable[[dict[str, Any]], bool]
+
+
+class Asked:
+    """The part of a compiled filter that can be checked again. Immutable."""
+
+    def __init__(self, compiled: Mapping[str, Any]) -> None:
+        """Take a filter as `query.compile_filter` gives it: stored names, projected values."""
+        # As the server reads it: dates in milliseconds, a compiled pattern as a Regex.
+        encoded = bson.encode(compiled, codec_options=envelope.CODEC_OPTIONS)
+        self._checks = _checks(bson.decode(encoded, envelope.CODEC_OPTIONS))
+
+    def is_answered_by(self, raw: bytes) -> bool:
+        """Whether nothing speaks against it. ``raw``: a document whose tag has been verified, as BSON."""
+        return not self._checks or _all(self._checks, bson.decode(raw, envelope.CODEC_OPTIONS))
+
+
+def _all(checks: list[_Check], document: dict[str, Any]) -> bool:
+    return all(check(document) for check in checks)
+
+
+def _checks(given: dict[str, Any]) -> list[_Check]:
+    checks: list[_Check] = []
+    for name, condition in given.items():
+        if name == "$and":
+            checks += [check for each in condition for check in _checks(each)]
+        elif name == "$or":
+            branches = [_checks(each) for each in condition]
+            if all(branches):  # one that cannot be checked may be the one that matched
+                checks.append(functools.partial(_any, branches))
+        elif not name.startswith("$"):  # of $nor nothing: what is not checked would have to fail
+            wanted = _wanted(condition)
+            if wanted is not None:
+                top, *steps = name.split(".")
+                checks.append(functools.partial(_matches, top, steps, [comparable(each) for each in wanted]))
+    return checks
+
+
+def _any(branches: list[list[_Check]], document: dict[str, Any]) -> bool:
+    return any(_all(checks, document) for checks in branches)
+
+
+def _wanted(condition: Any) -> list[Any] | None:
+    """The values of which one is asked for; None if the condition does not say, or not only by equality."""
+    if isinstance(condition, dict) and any(name.startswith("$") for name in condition):
+        wanted = [condition["$eq"]] if "$eq" in condition else condition.get("$in")
+    else:
+        wanted = [condition]
+    return None if wanted is None or any(isinstance(each, Regex) for each in wanted) else wanted
+
+
+def _matches(top: str, steps: list[str], wanted: list[Any], document: dict[str, Any]) -> bool:
+    if top not in document:
+        return None in wanted
+    if steps and None in wanted:
+        return True  # what null means along a path through arrays is left to the server
+    for value in _values(document[top], steps):
+        if comparable(value) in wanted or (isinstance(value, list) and any(comparable(each) in wanted for each in value)):
+            return True
+    return False
+
+
+def _values(value: Any, steps: list[str]) -> Iterator[Any]:
+    """What stands at the end of a path: MongoDB looks into each document of an array, and at a position if the step is a number."""
+    if not steps:
+        yield value
+    elif isinstance(value, dict):
+        if steps[0] in value:
+            yield from _values(value[steps[0]], steps[1:])
+    elif isinstance(value, list):
+        for each in value:
+            if isinstance(each, dict):
+                yield from _values(each, steps)
+        if steps[0].isdigit() and int(steps[0]) < len(value):
+            yield from _values(value[int(steps[0])], steps[1:])
+
+
+def same(found: Any, asked: Any) -> bool:
+    """Whether MongoDB takes the two for the same ``_id``: 5 is 5.0, and a date is what BSON makes of it."""
+    if type(found) is type(asked) and found == asked and not isinstance(found, dict):
+        return True  # nearly always, and for less than encoding costs
+    return bool(comparable(envelope.as_stored(found)) == comparable(envelope.as_stored(asked)))
+
+
+#: A double is compared with a decimal128 by its first 34 digits.
+_DECIMAL128: Final = Context(prec=34)
+_NAN: Final = ("NaN",)
+
+
+def comparable(value: Any) -> Any:
+    """Of a value as it comes out of BSON, a form for which ``==`` says what MongoDB says. It can be hashed where the value can."""
+    if isinstance(value, Decimal128):
+        value = value.to_decimal()
+    if isinstance(value, dict):
+        return ("document", *((name, comparable(inner)) for name, inner in value.items()))
+    if isinstance(value, list):
+        return ("array", *map(comparable, value))
+    if isinstance(value, bool):
+        return ("bool", value)
+    if isinstance(value, float):
+        return _NAN if math.isnan(value) else value if math.isinf(value) else _DECIMAL128.create_decimal_from_float(value)
+    return _NAN if isinstance(value, Decimal) and value.is_nan() else value

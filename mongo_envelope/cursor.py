@@ -1,0 +1,98 @@
+"""The cursors that `find` gives: pymongo's, whose documents come out verified and as models.
+
+Classes with ``__next__`` and ``__anext__``, not generators, so that one document that does not open does not end the loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from typing import Any, Generic, Self, TypeVar
+
+from pydantic import BaseModel
+
+from .bridge import drive
+from .flows import END, Flows, SortKey
+from .query import compile_sort
+
+__all__ = ["AsyncCursor", "Cursor"]
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class _AnyCursor(Generic[Model]):
+    """A pymongo cursor whose documents come out verified and as models. `sort`, `skip` and `limit` before the first one."""
+
+    def __init__(self, flows: Flows[Model], cursor: Any) -> None:
+        self._flows = flows
+        self._cursor = cursor
+
+    def sort(self, key: SortKey, direction: int | None = None) -> Self:
+        """Sort by queryable fields: ``sort("created_at", -1)`` or ``sort([("tenant", 1), ("created_at", -1)])``."""
+        self._cursor.sort(compile_sort(self._flows.schema, key, direction))
+        return self
+
+    def skip(self, count: int) -> Self:
+        """Leave out the first ``count`` documents."""
+        self._cursor.skip(count)
+        return self
+
+    def limit(self, count: int) -> Self:
+        """Give at most ``count`` documents; 0 is no limit."""
+        self._cursor.limit(count)
+        return self
+
+
+class Cursor(_AnyCursor[Model]):
+    """What `Repository.find` gives. A document that does not open raises at its turn; ``next()`` goes on after it."""
+
+    def __iter__(self) -> Iterator[Model]:
+        return self
+
+    def __next__(self) -> Model:
+        """The next model. Raise `EnvelopeError` or `UnknownKeyError`, with the ``_id``, for one that does not open."""
+        model = drive(self._flows.next(self._cursor))
+        if model is END:
+            raise StopIteration
+        return model  # type: ignore[no-any-return]  # END is the only other thing
+
+    def to_list(self) -> list[Model]:
+        """All of them."""
+        return list(self)
+
+    def close(self) -> None:
+        """Free the cursor on the server; it is freed at its end anyway."""
+        self._cursor.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class AsyncCursor(_AnyCursor[Model]):
+    """What `AsyncRepository.find` gives. A document that does not open raises at its turn; ``anext()`` goes on after it."""
+
+    def __aiter__(self) -> AsyncIterator[Model]:
+        return self
+
+    async def __anext__(self) -> Model:
+        """The next model. Raise `EnvelopeError` or `UnknownKeyError`, with the ``_id``, for one that does not open."""
+        model = await self._flows.next(self._cursor)
+        if model is END:
+            raise StopAsyncIteration
+        return model  # type: ignore[no-any-return]  # END is the only other thing
+
+    async def to_list(self) -> list[Model]:
+        """All of them."""
+        return [model async for model in self]
+
+    async def close(self) -> None:
+        """Free the cursor on the server; it is freed at its end anyway."""
+        await self._cursor.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
