@@ -5,13 +5,15 @@ Classes with ``__next__`` and ``__anext__``, not generators, so that one documen
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, Generic, Self, TypeVar
 
 from pydantic import BaseModel
+from pymongo.errors import InvalidOperation
 
 from .bridge import drive
-from .flows import END, Flows, SortKey
+from .flows import END, Flows, Found, SortKey
 from .query import compile_sort
 
 __all__ = ["AsyncCursor", "Cursor"]
@@ -20,11 +22,12 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class _AnyCursor(Generic[Model]):
-    """A pymongo cursor whose documents come out verified and as models. `sort`, `skip` and `limit` before the first one."""
+    """`sort`, `skip` and `limit` before the first document; then pymongo raises ``InvalidOperation``."""
 
-    def __init__(self, flows: Flows[Model], cursor: Any) -> None:
+    def __init__(self, flows: Flows[Model], found: Found) -> None:
         self._flows = flows
-        self._cursor = cursor
+        self._found = found
+        self._cursor: Any = found.cursor
 
     def sort(self, key: SortKey, direction: int | None = None) -> Self:
         """Sort by queryable fields: ``sort("created_at", -1)`` or ``sort([("tenant", 1), ("created_at", -1)])``."""
@@ -37,9 +40,15 @@ class _AnyCursor(Generic[Model]):
         return self
 
     def limit(self, count: int) -> Self:
-        """Give at most ``count`` documents; 0 is no limit."""
+        """Give at most ``count`` documents; 0 is no limit. A document that is skipped as invalid counts."""
         self._cursor.limit(count)
         return self
+
+    def _ask_for_one(self) -> None:
+        """One document is enough, unless it may have to be skipped, or the loop has begun."""
+        if self._found.on_invalid == "raise":
+            with contextlib.suppress(InvalidOperation):
+                self._cursor.limit(-1)  # one, and the cursor on the server is closed with it
 
 
 class Cursor(_AnyCursor[Model]):
@@ -50,7 +59,7 @@ class Cursor(_AnyCursor[Model]):
 
     def __next__(self) -> Model:
         """The next model. Raise `EnvelopeError` or `UnknownKeyError`, with the ``_id``, for one that does not open."""
-        model = drive(self._flows.next(self._cursor))
+        model = drive(self._flows.next(self._found))
         if model is END:
             raise StopIteration
         return model  # type: ignore[no-any-return]  # END is the only other thing
@@ -58,6 +67,12 @@ class Cursor(_AnyCursor[Model]):
     def to_list(self) -> list[Model]:
         """All of them."""
         return list(self)
+
+    def first(self) -> Model | None:
+        """The first of them, or None. Closes the cursor."""
+        self._ask_for_one()
+        with self:
+            return next(self, None)
 
     def close(self) -> None:
         """Free the cursor on the server; it is freed at its end anyway."""
@@ -78,7 +93,7 @@ class AsyncCursor(_AnyCursor[Model]):
 
     async def __anext__(self) -> Model:
         """The next model. Raise `EnvelopeError` or `UnknownKeyError`, with the ``_id``, for one that does not open."""
-        model = await self._flows.next(self._cursor)
+        model = await self._flows.next(self._found)
         if model is END:
             raise StopAsyncIteration
         return model  # type: ignore[no-any-return]  # END is the only other thing
@@ -86,6 +101,12 @@ class AsyncCursor(_AnyCursor[Model]):
     async def to_list(self) -> list[Model]:
         """All of them."""
         return [model async for model in self]
+
+    async def first(self) -> Model | None:
+        """The first of them, or None. Closes the cursor."""
+        self._ask_for_one()
+        async with self:
+            return await anext(self, None)
 
     async def close(self) -> None:
         """Free the cursor on the server; it is freed at its end anyway."""

@@ -1,15 +1,21 @@
 """The flows of a repository: everything that it does, as coroutines that either driver can run (`bridge` says how).
 
 Above stand `cursor` and `repository`, which drive them or await them. Below: `codec` seals and opens, `query` compiles filters,
-`revision` knows which stored document an instance stands for.
+`revision` knows which stored document an instance stands for, `answer` whether a document is the one that was asked for.
+
+Every command says "compare text byte by byte", unless the caller names a collation. A collection's own default is not used: who
+recreates the collection could otherwise decide what equals what, and `answer` could not check it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import copy
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, Literal, Self, TypeVar
 
+import bson
+from bson import Regex
 from bson.raw_bson import RawBSONDocument
 from pydantic import BaseModel
 from pymongo.asynchronous.collection import AsyncCollection
@@ -17,7 +23,7 @@ from pymongo.collection import Collection
 from pymongo.errors import BulkWriteError, DuplicateKeyError
 
 from . import envelope
-from .answer import same
+from .answer import Asked, comparable, same
 from .bridge import settle
 from .codec import DocumentCodec
 from .errors import (
@@ -28,21 +34,29 @@ from .errors import (
     IntegrityError,
     KeyUnavailableError,
     PayloadError,
+    QueryError,
     RepositoryError,
     RevisionConflictError,
+    UnknownKeyError,
 )
 from .keys import KeyRing
-from .query import compile_filter, compile_sort, identity_value
-from .revision import ABSENT, FRESH, Revision, recall, remember
+from .provision import BYTE_BY_BYTE, set_up
+from .query import compile_filter, compile_sort, from_stored, identity_value, stored_name
+from .revision import ABSENT, FRESH, Revision, as_text, from_text, recall, remember
 
-__all__ = ["END", "Filter", "Flows", "SortKey"]
+__all__ = ["END", "Filter", "Flows", "Found", "Hint", "OnInvalid", "SortKey"]
 
 Model = TypeVar("Model", bound=BaseModel)
 Filter = Mapping[str, Any] | None
 SortKey = str | Sequence[Any] | Mapping[str, int]
+#: An index: its name, or what it is on, like a sort.
+Hint = str | Sequence[tuple[str, int]]
+OnInvalid = Literal["raise", "skip"] | Callable[[EnvelopeError | UnknownKeyError], Any]
 
 #: MongoDB's limit for one document (manual: Limits and Thresholds).
 _MAX_BYTES: Final = 16 * 1024 * 1024
+#: So many ids go into one query of `load_many`.
+_IDS: Final = 1000
 #: What `Flows.next` gives after the last document.
 END: Final = object()
 
@@ -54,36 +68,63 @@ class _Sealed:
     identity: Any
     raw: bytes
     known: tuple[Revision, ...]
+    revision: Revision
 
-    @property
-    def revision(self) -> Revision:
-        return Revision(self.raw[-33:-1])
 
-    @property
-    def fresh(self) -> bool:
-        return self.known == FRESH
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A cursor of the driver, and what its documents have to answer."""
+
+    cursor: Any
+    asked: Asked | None
+    on_invalid: OnInvalid = "raise"
 
 
 class Flows(Generic[Model]):
     """What one repository does. Holds no state of a call."""
 
     def __init__(
-        self, model: type[Model], collection: Any, kind: type, *, keys: KeyRing, context: str | None, validate_on_save: bool
+        self,
+        model: type[Model],
+        collection: Any,
+        kind: type,
+        *,
+        keys: KeyRing,
+        context: str | None,
+        validate_on_save: bool,
+        shard_key: Sequence[str],
     ) -> None:
         if not isinstance(collection, Collection | AsyncCollection) or not isinstance(collection, kind):
             right = "Repository with a MongoClient, AsyncRepository with an AsyncMongoClient"
             raise ConfigurationError(
                 f"{type(collection).__module__}.{type(collection).__name__} is not a collection of this driver. Use {right}"
             )
-        if not collection.write_concern.acknowledged:
-            raise ConfigurationError("an unacknowledged write concern (w=0) would lose updates without a sign")
         self.name: str = collection.name
+        self._keys = keys
         self.codec = DocumentCodec(
             model, keys=keys, context=collection.name if context is None else context, validate_on_save=validate_on_save
         )
         self.schema = self.codec.schema
         self.place = (collection.full_name, self.codec.context)
-        self.collection = collection.with_options(codec_options=envelope.CODEC_OPTIONS.with_options(document_class=RawBSONDocument))
+        self._shard_key = self._stored_shard_key(shard_key)
+        raw = envelope.CODEC_OPTIONS.with_options(document_class=RawBSONDocument)
+        self.collection = _acknowledged(collection.with_options(codec_options=raw))
+
+    def _stored_shard_key(self, names: Sequence[str]) -> tuple[str, ...]:
+        if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+            raise ConfigurationError('shard_key= takes the names of fields in the clear: shard_key=("tenant",)')
+        for name in names:
+            if self.schema.field(name) is None:
+                raise ConfigurationError(
+                    f"shard_key: {self.schema.model.__name__}.{name[:64]} does not stand in the clear: nothing can be placed by it"
+                )
+        return tuple(stored for stored in (stored_name(self.schema, name) for name in names) if stored != "_id")
+
+    def with_options(self, **options: Any) -> Self:
+        """The same flows over the collection with other options."""
+        other = copy.copy(self)
+        other.collection = _acknowledged(self.collection.with_options(**options))
+        return other
 
     # --- writing ------------------------------------------------------------------------------------------------------
 
@@ -99,48 +140,112 @@ class Flows(Generic[Model]):
             raise PayloadError(
                 f"not saved: the sealed document has {len(raw)} bytes, {len(raw) - _MAX_BYTES} more than MongoDB takes"
             ).about(document_id=identity, collection=self.name)
-        return _Sealed(identity, raw, recall(model, self.place, identity))
+        return _Sealed(identity, raw, recall(model, self.place, identity), self._revision(raw[-33:-1], raw))
 
-    async def save(self, model: Model, *, overwrite: bool, session: Any) -> Model:
+    def _revision(self, tag: bytes, raw: bytes) -> Revision:
+        """The revision of a document that we have sealed or verified."""
+        return Revision(tag, self._shard(raw)) if self._shard_key else Revision(tag)
+
+    def _shard(self, raw: bytes) -> tuple[Any, ...]:
+        """The stored values of the shard key. To a cluster a field that is missing is null."""
+        document = bson.decode(raw, envelope.CODEC_OPTIONS)
+        return tuple(document.get(name) for name in self._shard_key)
+
+    async def save(self, model: Model, *, overwrite: bool, revision: str | None, session: Any) -> Model:
         """Insert a new instance, replace the document that a loaded one stands for."""
+        if overwrite and revision is not None:
+            raise QueryError("save: overwrite=True writes over any revision, revision= over one. Give one of the two")
         sealed = self.seal(model)
-        known = (*sealed.known, sealed.revision)
+        if revision is None:
+            return await self._store(model, sealed, sealed.known, overwrite=overwrite, session=session)
+        return await self._store(model, sealed, await self._since(sealed, revision, session), overwrite=False, session=session)
+
+    async def _since(self, sealed: _Sealed, text: str, session: Any) -> tuple[Revision, ...]:
+        """What to expect where the caller names a revision: that one, and what this instance has attempted on top of it since."""
+        tag = _tag(text)
+        tags = [revision.tag for revision in sealed.known]
+        if tag in tags:
+            return sealed.known[tags.index(tag) :]
+        shard = await self._stored_shard(sealed.identity, session)
+        return (Revision(tag, sealed.revision.shard if shard is None else shard),)
+
+    async def _store(
+        self, model: Model, sealed: _Sealed, expected: tuple[Revision, ...], *, overwrite: bool, session: Any
+    ) -> Model:
+        """Write, and let the instance remember what the document may be now."""
+        attempted = (*expected, sealed.revision)
         try:
-            failed = await self._write(sealed, overwrite=overwrite, session=session)
+            if overwrite:
+                failed = await self._overwrite(sealed, session)
+            else:
+                failed = await self._write(sealed, expected, session)
         except BaseException:  # a lost reply, a cancelled task, Ctrl-C: it may have been written
-            remember(model, self.place, sealed.identity, known)
+            remember(model, self.place, sealed.identity, attempted)
             raise
         if failed is not None:
             raise failed.about(document_id=sealed.identity, collection=self.name)
-        uncertain = session is not None and session.in_transaction
-        remember(model, self.place, sealed.identity, known if uncertain else (sealed.revision,))
+        remember(model, self.place, sealed.identity, attempted if _in_transaction(session) else (sealed.revision,))
         return model
 
-    async def _write(self, sealed: _Sealed, *, overwrite: bool, session: Any) -> RepositoryError | None:
-        """Insert or compare-and-set. Gives back what went wrong, so that it is raised outside of pymongo's own errors."""
-        document = RawBSONDocument(sealed.raw)
-        where: dict[str, Any] = {"_id": sealed.identity}
+    # What these give back went wrong. It is raised by `save`, outside of pymongo's own errors, which quote values.
+
+    async def _write(self, sealed: _Sealed, expected: tuple[Revision, ...], session: Any) -> RepositoryError | None:
+        """Compare-and-set on any of the revisions expected, and insert if the document may not be there."""
         try:
-            if overwrite:
-                await settle(self.collection.replace_one(where, document, upsert=True, session=session))
+            if await self._replace(sealed, expected, session):
                 return None
-            if not sealed.fresh:
-                tags = [revision.tag for revision in sealed.known if revision.tag is not None]
-                result = await settle(self.collection.replace_one({**where, "hmac": {"$in": tags}}, document, session=session))
-                if result.matched_count:
-                    return None
-            if ABSENT in sealed.known:
-                await settle(self.collection.insert_one(document, session=session))
-                return None
+            if ABSENT not in expected:
+                return await self._missed(sealed.identity, session)
+            await settle(self.collection.insert_one(RawBSONDocument(sealed.raw), session=session))
+        except DuplicateKeyError as error:
+            failed = _duplicate(error.details)
+        else:
+            return None
+        # An insert of ours, whose reply was lost, may have arrived only now.
+        ours = len(expected) > 1 and isinstance(failed, RevisionConflictError) and not _in_transaction(session)
+        return None if ours and await self._replace(sealed, expected, session) else failed
+
+    async def _replace(self, sealed: _Sealed, expected: tuple[Revision, ...], session: Any) -> bool:
+        """Replace the document if it is of one of these revisions. One command, but for an instance that changed its shard."""
+        tags: dict[Any, tuple[tuple[Any, ...], list[bytes]]] = {}
+        for revision in expected:
+            if revision.tag is not None:
+                tags.setdefault(comparable(list(revision.shard)), (revision.shard, []))[1].append(revision.tag)
+        for shard, each in tags.values():
+            where = self._where(sealed.identity, shard) | {"hmac": {"$in": each}}
+            document = RawBSONDocument(sealed.raw)
+            if (await settle(self.collection.replace_one(where, document, collation=BYTE_BY_BYTE, session=session))).matched_count:
+                return True
+        return False
+
+    async def _overwrite(self, sealed: _Sealed, session: Any) -> RepositoryError | None:
+        """Replace whatever is there, or insert."""
+        stored = await self._stored_shard(sealed.identity, session)
+        where = self._where(sealed.identity, sealed.revision.shard if stored is None else stored)
+        document = RawBSONDocument(sealed.raw)
+        try:
+            await settle(self.collection.replace_one(where, document, upsert=True, collation=BYTE_BY_BYTE, session=session))
         except DuplicateKeyError as error:
             return _duplicate(error.details)
-        return await self._missed(where, session)
+        return None
 
-    async def _missed(self, where: dict[str, Any], session: Any) -> RepositoryError:
-        if await settle(self.collection.find_one(where, {"_id": 1}, session=session)) is None:
-            return DocumentNotFoundError(
-                "not saved: the document has been deleted since it was loaded. save(…, overwrite=True) writes it anew"
-            )
+    def _where(self, identity: Any, shard: tuple[Any, ...]) -> dict[str, Any]:
+        """The filter of a write by id: a sharded cluster finds the one shard by the fields of the shard key."""
+        return {"_id": identity, **{name: _literal(value) for name, value in zip(self._shard_key, shard, strict=True)}}
+
+    async def _stored_shard(self, identity: Any, session: Any) -> tuple[Any, ...] | None:
+        """Which shard the stored document is on, as the server says; None if there is none. Without a shard key: nowhere else."""
+        if not self._shard_key:
+            return ()
+        where, fields = {"_id": identity}, dict.fromkeys(self._shard_key, 1)
+        document = await settle(self.collection.find_one(where, fields, collation=BYTE_BY_BYTE, session=session))
+        return None if document is None else self._shard(document.raw)
+
+    async def _missed(self, identity: Any, session: Any) -> RepositoryError:
+        """Why no document was there to be replaced."""
+        found = await settle(self.collection.find_one({"_id": identity}, {"_id": 1}, collation=BYTE_BY_BYTE, session=session))
+        if found is None:
+            return DocumentNotFoundError("not saved: the document has been deleted. save(…, overwrite=True) writes it anew")
         return RevisionConflictError(
             "not saved: somebody else wrote the document since it was loaded. Load it again, and repeat the change"
         )
@@ -148,17 +253,18 @@ class Flows(Generic[Model]):
     async def save_many(self, models: Iterable[Model], *, session: Any) -> list[Model]:
         """Insert the new ones in one command, then replace the others one by one."""
         given = list(models)
-        sealed = [self.seal(model) for model in given]
-        fresh = [(model, each) for model, each in zip(given, sealed, strict=True) if each.fresh]
+        once = list({id(model): model for model in given}.values())
+        sealed = [self.seal(model) for model in once]
+        fresh = [(model, each) for model, each in zip(once, sealed, strict=True) if each.known == FRESH]
         if fresh:
             await self._insert_many(fresh, session)
-        for model, each in zip(given, sealed, strict=True):
-            if not each.fresh:
-                await self.save(model, overwrite=False, session=session)
+        for model, each in zip(once, sealed, strict=True):
+            if each.known != FRESH:
+                await self.save(model, overwrite=False, revision=None, session=session)
         return given
 
     async def _insert_many(self, fresh: list[tuple[Model, _Sealed]], session: Any) -> None:
-        uncertain = session is not None and session.in_transaction
+        uncertain = _in_transaction(session)
         written, failed = len(fresh), None
         try:
             await settle(self.collection.insert_many([RawBSONDocument(each.raw) for _, each in fresh], session=session))
@@ -182,55 +288,236 @@ class Flows(Generic[Model]):
         for model, each in written:
             remember(model, self.place, each.identity, (*each.known, each.revision) if uncertain else (each.revision,))
 
-    async def delete(self, identity: Any, *, session: Any) -> bool:
+    async def update(self, identity: Any, changes: Mapping[str, Any] | Callable[[Model], Any], *, session: Any) -> Model:
+        """Load, change, save: once. The shells repeat it after a conflict."""
+        stored, loaded = await self._load(identity, session)
+        expected = recall(loaded, self.place, stored)
+        if callable(changes):
+            given = await settle(changes(loaded))
+            changed = loaded if given is None else given
+            if not isinstance(changed, self.schema.model):
+                raise QueryError(
+                    f"update: the function gives back a {self.schema.model.__name__}, or None after changing the one it was given, "
+                    f"and not a {type(changed).__name__}"
+                )
+        else:
+            changed = self.schema.changed(loaded, changes)
+        sealed = self.seal(changed)
+        if not same(sealed.identity, stored):
+            raise QueryError("update: the function changed the id. Save a new instance, and delete this document")
+        return await self._store(changed, sealed, expected, overwrite=False, session=session)
+
+    async def delete(self, identity: Any, *, revision: str | None, session: Any) -> bool:
         """Delete one document by its id."""
-        where = {"_id": identity_value(self.schema, identity)}
-        result = await settle(self.collection.delete_one(where, session=session))
-        return bool(result.deleted_count)
+        asked = identity_value(self.schema, identity)
+        expected = {} if revision is None else {"hmac": _tag(revision)}
+        while (shard := await self._stored_shard(asked, session)) is not None:
+            where = self._where(asked, shard) | expected
+            if (await settle(self.collection.delete_one(where, collation=BYTE_BY_BYTE, session=session))).deleted_count:
+                return True
+            if expected:
+                failed = await self._missed(asked, session)
+                if isinstance(failed, RevisionConflictError):
+                    failed.args = ("not deleted: somebody else wrote the document since it was loaded. Load it again",)
+                    raise failed.about(document_id=identity, collection=self.name)
+            if not self._shard_key:
+                break  # otherwise it has moved to another shard in between, or is gone
+        return False
+
+    async def delete_many(self, where: Filter, *, collation: Any, session: Any) -> int:
+        """Delete what matches."""
+        if where is None:
+            raise QueryError("delete_many takes a filter. All documents match {}")
+        compiled = compile_filter(self.schema, where)
+        result = await settle(self.collection.delete_many(compiled, collation=collation or BYTE_BY_BYTE, session=session))
+        return int(result.deleted_count)
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
-    def open(self, document: RawBSONDocument) -> tuple[Any, Model]:
+    def open(self, document: RawBSONDocument, asked: Asked | None = None) -> tuple[Any, Model]:
         """Verify and open one document, and let the instance remember it. The verified ``_id``, and the model."""
+        raw = bytes(document.raw)
         try:
-            identity, tag, model = self.codec.open_bson(bytes(document.raw))
+            identity, tag, model = self.codec.open_bson(raw)
         except (EnvelopeError, KeyUnavailableError) as error:
             error.about(collection=self.name)
             raise
-        remember(model, self.place, identity, (Revision(tag),))
+        if asked is not None and not asked.is_answered_by(raw):
+            raise IntegrityError(
+                "the server answered with a document that does not match the filter: a genuine one, but not one that was asked for"
+            ).about(document_id=identity, collection=self.name)
+        remember(model, self.place, identity, (self._revision(tag, raw),))
         return identity, model
 
     async def load(self, identity: Any, *, session: Any) -> Model:
         """One document by its id."""
+        return (await self._load(identity, session))[1]
+
+    async def _load(self, identity: Any, session: Any) -> tuple[Any, Model]:
+        asked, document = await self._find_by_id(identity, session)
+        found, model = self.open(document)
+        self._check_identity(found, asked)
+        return found, model
+
+    async def load_raw(self, identity: Any, *, session: Any) -> dict[str, Any]:
+        """One document by its id, verified and decrypted, not validated."""
+        asked, document = await self._find_by_id(identity, session)
+        try:
+            found, content = self.codec.open_raw_bson(bytes(document.raw))
+        except (EnvelopeError, KeyUnavailableError) as error:
+            error.about(collection=self.name)
+            raise
+        self._check_identity(found, asked)
+        return content
+
+    async def _find_by_id(self, identity: Any, session: Any) -> tuple[Any, RawBSONDocument]:
         asked = identity_value(self.schema, identity)
-        document = await settle(self.collection.find_one({"_id": asked}, session=session))
+        document = await settle(self.collection.find_one({"_id": asked}, collation=BYTE_BY_BYTE, session=session))
         if document is None:
             raise DocumentNotFoundError("there is no such document").about(document_id=identity, collection=self.name)
-        found, model = self.open(document)
+        return asked, document
+
+    def _check_identity(self, found: Any, asked: Any) -> None:
         if not same(found, asked):
             raise IntegrityError("the server answered with another document than the one asked for").about(
                 document_id=found, collection=self.name
             )
-        return model
 
-    async def find_one(self, where: Filter, *, sort: SortKey | None, session: Any) -> Model | None:
+    async def load_many(self, identities: Iterable[Any], *, session: Any) -> list[Model]:
+        """Several documents by their ids, in the order of these."""
+        given = list(identities)
+        asked = [identity_value(self.schema, each) for each in given]
+        keys = [comparable(envelope.as_stored(each)) for each in asked]
+        found: dict[Any, Model] = {}
+        for start in range(0, len(asked), _IDS):
+            expected = set(keys[start : start + _IDS])
+            where = {"_id": {"$in": asked[start : start + _IDS]}}
+            cursor = self.collection.find(where, collation=BYTE_BY_BYTE, session=session)
+            while (document := await _next(cursor)) is not END:
+                identity, model = self.open(document)
+                key = comparable(envelope.as_stored(identity))
+                if key not in expected:
+                    raise IntegrityError("the server answered with a document that was not asked for").about(
+                        document_id=identity, collection=self.name
+                    )
+                found[key] = model
+        missing = [identity for identity, key in zip(given, keys, strict=True) if key not in found]
+        if missing:
+            raise DocumentNotFoundError(f"{len(missing)} of {len(given)} documents are not there; this is the first").about(
+                document_id=missing[0], collection=self.name
+            )
+        return [found[key] for key in keys]
+
+    async def find_one(self, where: Filter, *, sort: SortKey | None, session: Any, **options: Any) -> Model | None:
         """The first document that matches, or None."""
-        order = None if sort is None else compile_sort(self.schema, sort)
-        document = await settle(self.collection.find_one(compile_filter(self.schema, where), sort=order, session=session))
-        return None if document is None else self.open(document)[1]
+        compiled, asked, options = self._question(where, sort, options)
+        document = await settle(self.collection.find_one(compiled, session=session, **options))
+        return None if document is None else self.open(document, asked)[1]
 
-    def find(self, where: Filter, *, sort: SortKey | None, skip: int, limit: int, session: Any) -> Any:
-        """The driver's cursor over what matches."""
-        cursor = self.collection.find(compile_filter(self.schema, where), skip=skip, limit=limit, session=session)
-        return cursor if sort is None else cursor.sort(compile_sort(self.schema, sort))
+    def find(self, where: Filter, *, sort: SortKey | None, on_invalid: OnInvalid, session: Any, **options: Any) -> Found:
+        """The driver's cursor over what matches, and what the documents have to answer."""
+        if on_invalid not in ("raise", "skip") and not callable(on_invalid):
+            raise QueryError('on_invalid is "raise", "skip", or a function that is given the error')
+        compiled, asked, options = self._question(where, sort, options)
+        return Found(self.collection.find(compiled, session=session, **options), asked, on_invalid)
 
-    async def next(self, cursor: Any) -> Any:
+    def _question(
+        self, where: Filter, sort: SortKey | None, options: dict[str, Any]
+    ) -> tuple[dict[str, Any], Asked | None, dict[str, Any]]:
+        """A filter compiled, what of it will be checked again, and the options of the driver's ``find``."""
+        compiled = compile_filter(self.schema, where)
+        if sort is not None:
+            options["sort"] = compile_sort(self.schema, sort)
+        asked = Asked(compiled) if compiled and options["collation"] is None else None
+        return compiled, asked, self._options(options)
+
+    def _options(self, options: dict[str, Any]) -> dict[str, Any]:
+        """pymongo's own options, which a hint and a collation become."""
+        hint, collation = options.get("hint"), options.get("collation")
+        if hint is not None and not isinstance(hint, str):
+            options["hint"] = compile_sort(self.schema, hint)
+        options["collation"] = collation or BYTE_BY_BYTE
+        return {name: value for name, value in options.items() if value is not None}
+
+    async def next(self, found: Found) -> Any:
         """The next model of a cursor, or `END`."""
-        try:
-            document = await settle(cursor.next())
-        except (StopIteration, StopAsyncIteration):
-            return END
-        return self.open(document)[1]
+        while True:
+            document = await _next(found.cursor)
+            if document is END:
+                return END
+            try:
+                return self.open(document, found.asked)[1]
+            except (EnvelopeError, UnknownKeyError) as error:  # never a KMSError: an outage is not an empty result
+                if found.on_invalid == "raise":
+                    raise
+                invalid = error
+            if callable(found.on_invalid):
+                await settle(found.on_invalid(invalid))
+
+    async def count(self, where: Filter, *, max_time_ms: int | None, session: Any, **options: Any) -> int:
+        """How many match, as the server says."""
+        options |= {"maxTimeMS": max_time_ms}
+        compiled = compile_filter(self.schema, where)
+        return int(await settle(self.collection.count_documents(compiled, session=session, **self._options(options))))
+
+    async def exists(self, where: Filter, *, session: Any, **options: Any) -> bool:
+        """Whether anything matches, as the server says."""
+        compiled = compile_filter(self.schema, where)
+        found = await settle(self.collection.find_one(compiled, {"_id": 1}, session=session, **self._options(options)))
+        return found is not None
+
+    async def distinct(self, name: str, where: Filter, *, max_time_ms: int | None, session: Any, **options: Any) -> list[Any]:
+        """The values of one field, each once, as the server says."""
+        stored = stored_name(self.schema, name)
+        options |= {"maxTimeMS": max_time_ms}
+        plain = self.collection.with_options(codec_options=envelope.CODEC_OPTIONS)
+        compiled = compile_filter(self.schema, where)
+        values = await settle(plain.distinct(stored, compiled, session=session, **self._options(options)))
+        return [from_stored(self.schema, name, value) for value in values]
+
+    async def setup(self, *, session: Any) -> list[str]:
+        """Check collection and server, and make the indexes that are missing."""
+        return await set_up(self.collection, self.schema.indexes, keys=self._keys, context=self.codec.context, session=session)
+
+    def revision(self, model: Model) -> str:
+        """The revision of the document that an instance stands for; of several that are possible, the latest."""
+        field, tag = self.schema.identity, None
+        if isinstance(model, self.schema.model):
+            identity = getattr(model, field.name)
+            if identity is not None and field.node.fits(identity):
+                tag = recall(model, self.place, field.node.projected(identity))[-1].tag
+        if tag is None:
+            raise DocumentNotFoundError("this instance was not loaded from here, and not saved: it has no revision yet")
+        return as_text(tag)
+
+
+def _acknowledged(collection: Any) -> Any:
+    if not collection.write_concern.acknowledged:
+        raise ConfigurationError("an unacknowledged write concern (w=0) would lose updates without a sign")
+    return collection
+
+
+def _in_transaction(session: Any) -> bool:
+    return session is not None and session.in_transaction
+
+
+async def _next(cursor: Any) -> Any:
+    try:
+        return await settle(cursor.next())
+    except (StopIteration, StopAsyncIteration):
+        return END
+
+
+def _tag(text: str) -> bytes:
+    """The tag of a revision that the caller names. One that no repository wrote is a tag that no document has: a conflict."""
+    if not isinstance(text, str):
+        raise QueryError(f"a revision is the text that repository.revision(…) gave, not a {type(text).__name__}")
+    return from_text(text) or b""
+
+
+def _literal(value: Any) -> Any:
+    """A stored value as a condition, so that one with operators in it is not taken for them."""
+    return {"$eq": value} if isinstance(value, dict | Regex) else value
 
 
 _DUPLICATE_KEY: Final = 11000

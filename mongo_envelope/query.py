@@ -14,13 +14,12 @@ Blind indexes will be served from here: `_top` is the one place where a sensitiv
 from __future__ import annotations
 
 import copy
-import difflib
 import functools
 import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
-from datetime import date, datetime, time
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum, Flag
 from fractions import Fraction
@@ -29,16 +28,17 @@ from typing import Any, Final
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
-from bson import Binary, ObjectId, Regex
+from bson import Binary, Decimal128, Int64, ObjectId, Regex
 from pydantic import AnyUrl, BaseModel, ByteSize, RootModel
 
+from .answer import same
 from .envelope import encodes
 from .errors import QueryError
 from .lossless import Misfit, Node, Rewritten
 from .lossless.classes import ADDRESSES
-from .schema import Schema, is_exact
+from .schema import Schema, is_exact, unknown_field
 
-__all__ = ["compile_filter", "compile_sort", "identity_value"]
+__all__ = ["compile_filter", "compile_sort", "from_stored", "identity_value", "stored_name"]
 
 _LOGICAL: Final = frozenset({"$and", "$or", "$nor"})
 _RANGE: Final = frozenset({"$gt", "$gte", "$lt", "$lte"})
@@ -121,6 +121,26 @@ def identity_value(schema: Schema[Any], value: Any) -> Any:
     return projected
 
 
+def stored_name(schema: Schema[Any], name: str) -> str:
+    """How a field in the clear, dotted or not, is called in MongoDB. Raise `QueryError` for one that is not in the clear."""
+    return _place(schema, name).stored
+
+
+def from_stored(schema: Schema[Any], name: str, stored: Any) -> Any:
+    """A stored value of a field, or of an element of it, in the field's own type where that type has one such value.
+
+    Otherwise as BSON has it: what BSON rounds is rounded, and a value that the model no longer knows is not hidden.
+    """
+    node = _place(schema, name).node
+    while node is not None:
+        number = timedelta(milliseconds=stored) if type(stored) in (int, Int64) and timedelta in node.types else stored
+        found = _brought(node, number)
+        if found is not _NOT and same(node.projected(found), stored):
+            return found
+        node = node.item
+    return stored
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Names.
 
@@ -146,13 +166,11 @@ def _top(schema: Schema[Any], name: str) -> _Place:
             f"{model}.{name} is sensitive: it is stored encrypted, and MongoDB cannot search or sort by it. "
             f"Mark it Queryable() if it may stand in the clear, or filter by {', '.join(schema.names)} and pick in Python"
         )
-    raise QueryError(_unknown(model, name, schema.names, [*schema.names, *schema.sensitive]))
+    raise QueryError(unknown_field(model, name, [*schema.names, *schema.sensitive], _searched(schema.names)))
 
 
-def _unknown(where: str, name: str, served: Iterable[str], known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"Did you mean {near[0]}?" if near else f"Fields that can be searched: {', '.join(served)}"
-    return f"{where} has no field {name[:64]!r}. {hint}"
+def _searched(names: Iterable[str]) -> str:
+    return f"Fields that can be searched: {', '.join(names)}"
 
 
 def _beneath(place: _Place, step: str) -> _Place:
@@ -170,7 +188,7 @@ def _beneath(place: _Place, step: str) -> _Place:
         elif len(held) == 1 and issubclass(held[0], BaseModel) and not issubclass(held[0], RootModel):
             fields = _fields_of(held[0])
             if step not in fields:
-                raise QueryError(f"{place.name}: " + _unknown(held[0].__name__, step, fields, fields))
+                raise QueryError(f"{place.name}: " + unknown_field(held[0].__name__, step, fields, _searched(fields)))
             inside = fields[step]
         elif not any(issubclass(each, BaseModel | Mapping | tuple) or is_dataclass(each) for each in held):
             raise QueryError(f"{place.name}: nothing stands beneath a {node.label}")
@@ -443,13 +461,21 @@ def _form(node: Node, cls: type, value: Any) -> Any:
     return _NOT
 
 
+def _day(at: datetime) -> Any:
+    """The day that begins at this moment, in UTC, like all without a zone."""
+    utc = at.replace(tzinfo=UTC) if at.utcoffset() is None else at.astimezone(UTC)
+    return utc.date() if utc.time() == time() else _NOT
+
+
 _Make = Callable[[Any, Any], Any]
 #: a class, the types of other values that it can be made from, and how
 _CONVERSIONS: Final[tuple[tuple[type | tuple[type, ...], tuple[type, ...], _Make], ...]] = (
     (datetime, (str,), lambda _, text: datetime.fromisoformat(text)),
     (datetime, (date,), lambda _, day: datetime(day.year, day.month, day.day)),  # noqa: DTZ001 - UTC, like all without a zone
     (date, (str,), lambda _, text: date.fromisoformat(text)),
+    (date, (datetime,), lambda cls, at: _NOT if issubclass(cls, datetime) else _day(at)),
     (time, (str,), lambda _, text: time.fromisoformat(text)),
+    (Decimal, (Decimal128,), lambda _, number: number.to_decimal()),
     (Decimal, (int, str), lambda _, number: Decimal(number)),
     (Decimal, (float,), lambda _, number: Decimal(repr(number))),
     (int, (float,), lambda _, number: int(number) if number.is_integer() else _NOT),

@@ -1,13 +1,19 @@
 """The repository: models in, models out, sealed documents in between.
 
 The flows are written once, in `flows`; `Repository` drives them over ``MongoClient``, `AsyncRepository` awaits them over
-``AsyncMongoClient`` (`bridge` says how).
+``AsyncMongoClient`` (`bridge` says how). What really waits, the pauses of `update`, is here.
+
+Throughout: a filter names queryable fields and is refused with `QueryError` when it cannot be answered exactly; ``session=`` is
+pymongo's; ``max_time_ms``, ``hint``, ``comment`` and ``collation`` are those of pymongo's ``find``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
 
 from pydantic import BaseModel
 from pymongo.asynchronous.collection import AsyncCollection
@@ -16,39 +22,94 @@ from pymongo.collection import Collection
 from .bridge import drive
 from .codec import DocumentCodec
 from .cursor import AsyncCursor, Cursor
-from .flows import Filter, Flows, SortKey
+from .errors import RevisionConflictError
+from .flows import Filter, Flows, Hint, OnInvalid, SortKey
 from .keys import KeyRing
 
 if TYPE_CHECKING:
     from pymongo.asynchronous.client_session import AsyncClientSession
     from pymongo.client_session import ClientSession
+    from pymongo.collation import Collation
+    from pymongo.read_concern import ReadConcern
+    from pymongo.read_preferences import _ServerMode
+    from pymongo.write_concern import WriteConcern
 
 __all__ = ["AsyncRepository", "Repository"]
 
 Model = TypeVar("Model", bound=BaseModel)
 
+#: So often `update` begins again after a conflict.
+_REPEATS: Final = 12
+
+
+def _pauses(session: Any) -> Iterator[float]:
+    """Seconds to wait before each repetition: at random, on average twice as long each time, so that writers get out of step.
+
+    None in a transaction: it would read the same again. There the whole transaction is repeated, by pymongo's ``with_transaction``.
+    """
+    for number in range(0 if session is not None and session.in_transaction else _REPEATS):
+        yield random.uniform(0, min(0.25, 0.001 * 2**number))  # noqa: S311 - nothing secret
+
 
 class _Shell(Generic[Model]):
-    """What the two repositories have in common: construction, and a cursor's filter checked at once."""
+    """What the two repositories have in common: construction, and what asks no server."""
 
     _kind: type
 
     def __init__(
-        self, model: type[Model], collection: Any, *, keys: KeyRing, context: str | None = None, validate_on_save: bool = False
+        self,
+        model: type[Model],
+        collection: Any,
+        *,
+        keys: KeyRing,
+        context: str | None = None,
+        validate_on_save: bool = False,
+        shard_key: Sequence[str] = (),
     ) -> None:
         """Compile the model for one collection.
 
         ``context``: the name under which keys are derived; the collection's name by default, so that a restore into another
-        database opens. ``validate_on_save``: also run the model's validators before sealing.
+        database opens. ``validate_on_save``: also run the model's validators before sealing. ``shard_key``: for a sharded
+        collection, the fields of its shard key, which go into the filter of every write by id.
 
         Raise `SchemaError` for a model that cannot be kept, `ConfigurationError` for anything else that does not fit.
         """
-        self._flows = Flows(model, collection, self._kind, keys=keys, context=context, validate_on_save=validate_on_save)
+        self._flows = Flows(
+            model,
+            collection,
+            self._kind,
+            keys=keys,
+            context=context,
+            validate_on_save=validate_on_save,
+            shard_key=shard_key,
+        )
 
     @property
     def codec(self) -> DocumentCodec[Model]:
         """The codec: `seal` and `open` without a database."""
         return self._flows.codec
+
+    def revision(self, model: Model) -> str:
+        """The revision that an instance was loaded or saved with, as 64 hexadecimal digits. In double quotes it is an ETag.
+
+        It changes with every write. After a write whose outcome is unknown it is that write's. Raise `DocumentNotFoundError` for
+        an instance that was neither loaded nor saved here.
+        """
+        return self._flows.revision(model)
+
+    def with_options(
+        self,
+        *,
+        write_concern: WriteConcern | None = None,
+        read_concern: ReadConcern | None = None,
+        read_preference: _ServerMode | None = None,
+    ) -> Self:
+        """The same repository over the collection with other options. Raise `ConfigurationError` for w=0."""
+        other = type(self).__new__(type(self))
+        other._flows = self._flows.with_options(
+            write_concern=write_concern, read_concern=read_concern, read_preference=read_preference
+        )
+        return other
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._flows.schema.model.__name__}, {self._flows.name!r})"
@@ -62,25 +123,92 @@ class Repository(_Shell[Model]):
 
     _kind = Collection
 
-    def save(self, model: Model, *, overwrite: bool = False, session: ClientSession | None = None) -> Model:
+    def setup(
+        self,
+        *,
+        session: ClientSession | None = None,
+    ) -> list[str]:
+        """Check that collection and server can keep sealed documents, and make the indexes of ``Queryable(index=True)``.
+
+        Once for each deployment; it may run while the service works, and makes what is missing. The names of the indexes made.
+        Raise `ConfigurationError` for a view, a time-series or capped collection, one with a default collation, and a server that
+        only resembles MongoDB.
+        """
+        return drive(self._flows.setup(session=session))
+
+    def save(
+        self,
+        model: Model,
+        *,
+        overwrite: bool = False,
+        revision: str | None = None,
+        session: ClientSession | None = None,
+    ) -> Model:
         """Write an instance, and give it back. A loaded one only if nobody wrote in between; a new one only if it is new.
 
-        ``overwrite`` writes in any case. Raise `PayloadError` (before anything is sent) for a value that cannot be kept,
+        ``revision``: write over exactly this revision (`revision`, or the ETag that a client sent back), whatever the instance is.
+        ``overwrite``: write in any case. Raise `PayloadError` (before anything is sent) for a value that cannot be kept,
         `RevisionConflictError`, `DocumentNotFoundError` if it has been deleted, `DuplicateValueError` for a unique index.
+        After an error of pymongo the outcome is unknown: the same instance can be saved again, and nothing is lost or done twice.
         """
-        return drive(self._flows.save(model, overwrite=overwrite, session=session))
+        return drive(self._flows.save(model, overwrite=overwrite, revision=revision, session=session))
 
-    def save_many(self, models: Iterable[Model], *, session: ClientSession | None = None) -> list[Model]:
+    def save_many(
+        self,
+        models: Iterable[Model],
+        *,
+        session: ClientSession | None = None,
+    ) -> list[Model]:
         """Save several: new ones in one ordered insert, then loaded ones one by one. All are sealed before any is sent."""
         return drive(self._flows.save_many(models, session=session))
 
-    def load(self, id: Any, *, session: ClientSession | None = None) -> Model:
+    def load(
+        self,
+        id: Any,
+        *,
+        session: ClientSession | None = None,
+    ) -> Model:
         """The model with this id, verified. Raise `DocumentNotFoundError`, `EnvelopeError` or `UnknownKeyError`."""
         return drive(self._flows.load(id, session=session))
 
-    def find_one(self, filter: Filter = None, *, sort: SortKey | None = None, session: ClientSession | None = None) -> Model | None:
-        """The first model that matches, or None. The filter is as for `find`."""
-        return drive(self._flows.find_one(filter, sort=sort, session=session))
+    def load_many(
+        self,
+        ids: Iterable[Any],
+        *,
+        session: ClientSession | None = None,
+    ) -> list[Model]:
+        """The models with these ids, verified, in the order of the ids. Raise as `load`, also if only one is missing."""
+        return drive(self._flows.load_many(ids, session=session))
+
+    def load_raw(
+        self,
+        id: Any,
+        *,
+        session: ClientSession | None = None,
+    ) -> dict[str, Any]:
+        """The content of a document by field name: verified and decrypted, but not validated, as plain values of BSON and JSON.
+
+        The way out of a `PayloadError`, where the model has changed. Otherwise it raises as `load`.
+        """
+        return drive(self._flows.load_raw(id, session=session))
+
+    def find_one(
+        self,
+        filter: Filter = None,
+        *,
+        sort: SortKey | None = None,
+        max_time_ms: int | None = None,
+        hint: Hint | None = None,
+        comment: Any = None,
+        collation: Collation | None = None,
+        session: ClientSession | None = None,
+    ) -> Model | None:
+        """The first model that matches, or None. Filter and options are as for `find`."""
+        return drive(
+            self._flows.find_one(
+                filter, sort=sort, max_time_ms=max_time_ms, hint=hint, comment=comment, collation=collation, session=session
+            )
+        )
 
     def find(
         self,
@@ -89,14 +217,125 @@ class Repository(_Shell[Model]):
         sort: SortKey | None = None,
         skip: int = 0,
         limit: int = 0,
+        batch_size: int = 0,
+        on_invalid: OnInvalid = "raise",
+        max_time_ms: int | None = None,
+        hint: Hint | None = None,
+        comment: Any = None,
+        collation: Collation | None = None,
         session: ClientSession | None = None,
     ) -> Cursor[Model]:
-        """A cursor over what matches a filter on queryable fields. Raise `QueryError` at once for one that cannot be served."""
-        return Cursor(self._flows, self._flows.find(filter, sort=sort, skip=skip, limit=limit, session=session))
+        """A cursor over what matches a filter on queryable fields. Raise `QueryError` at once for one that cannot be served.
 
-    def delete(self, id: Any, *, session: ClientSession | None = None) -> bool:
-        """Delete the document with this id. Whether there was one."""
-        return drive(self._flows.delete(id, session=session))
+        ``on_invalid``: what becomes of a document that is wrong, or whose key is unknown. "raise" (the loop can go on with
+        ``next()``), "skip", or a function that is given the error. Equality and ``$in`` are checked again on each verified
+        document, and one that was not asked for is wrong, too; under a ``collation`` they are not.
+        """
+        return Cursor(
+            self._flows,
+            self._flows.find(
+                filter,
+                sort=sort,
+                skip=skip,
+                limit=limit,
+                batch_size=batch_size,
+                on_invalid=on_invalid,
+                max_time_ms=max_time_ms,
+                hint=hint,
+                comment=comment,
+                collation=collation,
+                session=session,
+            ),
+        )
+
+    def count(
+        self,
+        filter: Filter = None,
+        *,
+        max_time_ms: int | None = None,
+        hint: Hint | None = None,
+        comment: Any = None,
+        collation: Collation | None = None,
+        session: ClientSession | None = None,
+    ) -> int:
+        """How many documents match. Nothing is read, so this is the server's word."""
+        return drive(
+            self._flows.count(filter, max_time_ms=max_time_ms, hint=hint, comment=comment, collation=collation, session=session)
+        )
+
+    def exists(
+        self,
+        filter: Filter = None,
+        *,
+        max_time_ms: int | None = None,
+        hint: Hint | None = None,
+        comment: Any = None,
+        collation: Collation | None = None,
+        session: ClientSession | None = None,
+    ) -> bool:
+        """Whether any document matches. The server's word, as `count`."""
+        return drive(
+            self._flows.exists(filter, max_time_ms=max_time_ms, hint=hint, comment=comment, collation=collation, session=session)
+        )
+
+    def distinct(
+        self,
+        name: str,
+        filter: Filter = None,
+        *,
+        max_time_ms: int | None = None,
+        comment: Any = None,
+        collation: Collation | None = None,
+        session: ClientSession | None = None,
+    ) -> list[Any]:
+        """The values of a queryable field, or of the elements of a list, each once. The server's word, as `count`.
+
+        In the field's own type where the stored value says which; what BSON rounds (microseconds, zones) is rounded.
+        """
+        return drive(
+            self._flows.distinct(name, filter, max_time_ms=max_time_ms, comment=comment, collation=collation, session=session)
+        )
+
+    def update(
+        self,
+        id: Any,
+        changes: Mapping[str, Any] | Callable[[Model], Model | None],
+        *,
+        session: ClientSession | None = None,
+    ) -> Model:
+        """Load, change, save, and begin again if somebody wrote in between. The saved model.
+
+        ``changes``: whole fields by name, validated with the rest of the model; or a function that is given the loaded model and
+        gives back a changed one, or None if it changed that. It may be called several times. Raise `QueryError` for changes that
+        do not fit, `RevisionConflictError` after a dozen conflicts or, in a transaction, after one, and what `load` and `save`
+        raise.
+        """
+        for pause in _pauses(session):
+            try:
+                return drive(self._flows.update(id, changes, session=session))
+            except RevisionConflictError:
+                time.sleep(pause)
+        return drive(self._flows.update(id, changes, session=session))
+
+    def delete(
+        self,
+        id: Any,
+        *,
+        revision: str | None = None,
+        session: ClientSession | None = None,
+    ) -> bool:
+        """Delete the document with this id. Whether there was one. ``revision``: only this one, or `RevisionConflictError`."""
+        return drive(self._flows.delete(id, revision=revision, session=session))
+
+    def delete_many(
+        self,
+        filter: Filter,
+        *,
+        collation: Collation | None = None,
+        session: ClientSession | None = None,
+    ) -> int:
+        """Delete what matches a filter on queryable fields; all of it if that is ``{}``. How many there were."""
+        return drive(self._flows.delete_many(filter, collation=collation, session=session))
 
 
 class AsyncRepository(_Shell[Model]):
@@ -104,27 +343,76 @@ class AsyncRepository(_Shell[Model]):
 
     _kind = AsyncCollection
 
-    async def save(self, model: Model, *, overwrite: bool = False, session: AsyncClientSession | None = None) -> Model:
-        """See `Repository.save`."""
-        return await self._flows.save(model, overwrite=overwrite, session=session)
+    async def setup(
+        self,
+        *,
+        session: AsyncClientSession | None = None,
+    ) -> list[str]:
+        """See `Repository.setup`."""
+        return await self._flows.setup(session=session)
 
-    async def save_many(self, models: Iterable[Model], *, session: AsyncClientSession | None = None) -> list[Model]:
+    async def save(
+        self,
+        model: Model,
+        *,
+        overwrite: bool = False,
+        revision: str | None = None,
+        session: AsyncClientSession | None = None,
+    ) -> Model:
+        """See `Repository.save`."""
+        return await self._flows.save(model, overwrite=overwrite, revision=revision, session=session)
+
+    async def save_many(
+        self,
+        models: Iterable[Model],
+        *,
+        session: AsyncClientSession | None = None,
+    ) -> list[Model]:
         """See `Repository.save_many`."""
         return await self._flows.save_many(models, session=session)
 
-    async def load(self, id: Any, *, session: AsyncClientSession | None = None) -> Model:
+    async def load(
+        self,
+        id: Any,
+        *,
+        session: AsyncClientSession | None = None,
+    ) -> Model:
         """See `Repository.load`."""
         return await self._flows.load(id, session=session)
+
+    async def load_many(
+        self,
+        ids: Iterable[Any],
+        *,
+        session: AsyncClientSession | None = None,
+    ) -> list[Model]:
+        """See `Repository.load_many`."""
+        return await self._flows.load_many(ids, session=session)
+
+    async def load_raw(
+        self,
+        id: Any,
+        *,
+        session: AsyncClientSession | None = None,
+    ) -> dict[str, Any]:
+        """See `Repository.load_raw`."""
+        return await self._flows.load_raw(id, session=session)
 
     async def find_one(
         self,
         filter: Filter = None,
         *,
         sort: SortKey | None = None,
+        max_time_ms: int | None = None,
+        hint: Hint | None = None,
+        comment: Any = None,
+        collation: Collation | None = None,
         session: AsyncClientSession | None = None,
     ) -> Model | None:
         """See `Repository.find_one`."""
-        return await self._flows.find_one(filter, sort=sort, session=session)
+        return await self._flows.find_one(
+            filter, sort=sort, max_time_ms=max_time_ms, hint=hint, comment=comment, collation=collation, session=session
+        )
 
     def find(
         self,
@@ -133,11 +421,108 @@ class AsyncRepository(_Shell[Model]):
         sort: SortKey | None = None,
         skip: int = 0,
         limit: int = 0,
+        batch_size: int = 0,
+        on_invalid: OnInvalid = "raise",
+        max_time_ms: int | None = None,
+        hint: Hint | None = None,
+        comment: Any = None,
+        collation: Collation | None = None,
         session: AsyncClientSession | None = None,
     ) -> AsyncCursor[Model]:
         """See `Repository.find`. Not awaited; the cursor is."""
-        return AsyncCursor(self._flows, self._flows.find(filter, sort=sort, skip=skip, limit=limit, session=session))
+        return AsyncCursor(
+            self._flows,
+            self._flows.find(
+                filter,
+                sort=sort,
+                skip=skip,
+                limit=limit,
+                batch_size=batch_size,
+                on_invalid=on_invalid,
+                max_time_ms=max_time_ms,
+                hint=hint,
+                comment=comment,
+                collation=collation,
+                session=session,
+            ),
+        )
 
-    async def delete(self, id: Any, *, session: AsyncClientSession | None = None) -> bool:
+    async def count(
+        self,
+        filter: Filter = None,
+        *,
+        max_time_ms: int | None = None,
+        hint: Hint | None = None,
+        comment: Any = None,
+        collation: Collation | None = None,
+        session: AsyncClientSession | None = None,
+    ) -> int:
+        """See `Repository.count`."""
+        return await self._flows.count(
+            filter, max_time_ms=max_time_ms, hint=hint, comment=comment, collation=collation, session=session
+        )
+
+    async def exists(
+        self,
+        filter: Filter = None,
+        *,
+        max_time_ms: int | None = None,
+        hint: Hint | None = None,
+        comment: Any = None,
+        collation: Collation | None = None,
+        session: AsyncClientSession | None = None,
+    ) -> bool:
+        """See `Repository.exists`."""
+        return await self._flows.exists(
+            filter, max_time_ms=max_time_ms, hint=hint, comment=comment, collation=collation, session=session
+        )
+
+    async def distinct(
+        self,
+        name: str,
+        filter: Filter = None,
+        *,
+        max_time_ms: int | None = None,
+        comment: Any = None,
+        collation: Collation | None = None,
+        session: AsyncClientSession | None = None,
+    ) -> list[Any]:
+        """See `Repository.distinct`."""
+        return await self._flows.distinct(
+            name, filter, max_time_ms=max_time_ms, comment=comment, collation=collation, session=session
+        )
+
+    async def update(
+        self,
+        id: Any,
+        changes: Mapping[str, Any] | Callable[[Model], Awaitable[Model | None] | Model | None],
+        *,
+        session: AsyncClientSession | None = None,
+    ) -> Model:
+        """See `Repository.update`. The function may be a coroutine function."""
+        for pause in _pauses(session):
+            try:
+                return await self._flows.update(id, changes, session=session)
+            except RevisionConflictError:
+                await asyncio.sleep(pause)
+        return await self._flows.update(id, changes, session=session)
+
+    async def delete(
+        self,
+        id: Any,
+        *,
+        revision: str | None = None,
+        session: AsyncClientSession | None = None,
+    ) -> bool:
         """See `Repository.delete`."""
-        return await self._flows.delete(id, session=session)
+        return await self._flows.delete(id, revision=revision, session=session)
+
+    async def delete_many(
+        self,
+        filter: Filter,
+        *,
+        collation: Collation | None = None,
+        session: AsyncClientSession | None = None,
+    ) -> int:
+        """See `Repository.delete_many`."""
+        return await self._flows.delete_many(filter, collation=collation, session=session)

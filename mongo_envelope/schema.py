@@ -12,6 +12,7 @@ How values become JSON without loss is `lossless`.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import functools
 import json
 import typing
@@ -28,10 +29,10 @@ from pydantic import AliasChoices, BaseModel, RootModel
 from pydantic.fields import ComputedFieldInfo, FieldInfo
 
 from . import envelope
-from .errors import PayloadError, SchemaError
+from .errors import PayloadError, QueryError, SchemaError
 from .lossless import Misfit, Node, Plan, Rewritten, Unfit, core_schema_of
 
-__all__ = ["Queryable", "Schema", "Sensitive", "StoredField"]
+__all__ = ["Queryable", "Schema", "Sensitive", "StoredField", "unknown_field"]
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -163,7 +164,7 @@ class Schema(Generic[Model]):
             problem = str(unfit)
         raise PayloadError(
             f"{self.model.__name__}: the document is genuine, but does not fit the model: {problem}. "
-            "open_raw gives its content as it is"
+            "open_raw of a codec, and load_raw of a repository, give its content as it is"
         )
 
     def validate(self, metadata: Mapping[str, Any], payload: bytes) -> None:
@@ -176,6 +177,36 @@ class Schema(Generic[Model]):
         except (Unfit, Misfit) as refused:
             problem = str(refused)
         raise PayloadError(f"{self.model.__name__}: not saved: {problem}")
+
+    def changed(self, model: Model, changes: Mapping[str, Any]) -> Model:
+        """Another instance, with whole fields changed by name and all of it validated. Raise `QueryError` where they do not fit."""
+        self._check_changes(changes)
+        try:
+            return self._plan.changed(model, changes)
+        except Unfit as unfit:
+            problem = str(unfit)
+        raise QueryError(f"{self.model.__name__}: the changes do not fit the model: {problem}")
+
+    def _check_changes(self, changes: Mapping[str, Any]) -> None:
+        """Names only: an update takes whole fields of the model, and no operators of MongoDB."""
+        if not isinstance(changes, Mapping):
+            raise QueryError(f"changes are a dict of field names and values, or a function, not a {type(changes).__name__}")
+        known = self.model.model_fields
+        for name in changes:
+            if not isinstance(name, str):
+                raise QueryError(f"fields are named by text, not by a {type(name).__name__}")
+            where = f"{self.model.__name__}.{name[:64]}"
+            if name == self.identity.name:
+                raise QueryError(f"{where}: an update keeps the id. Save a new instance, and delete this document")
+            if name in self.model.model_computed_fields:
+                raise QueryError(f"{where} is computed: change what it is computed from")
+            if name.startswith("$") or "." in name:
+                raise QueryError(
+                    f"{where}: changes are whole fields by name; {{name: value}}. For a part of one, or for its old value, give a "
+                    "function: update(id, lambda document: document.model_copy(update={…}))"
+                )
+            if name not in known and not self._extras:
+                raise QueryError(unknown_field(self.model.__name__, name, known, f"Its fields: {', '.join(known)}"))
 
     def raw(self, document: Mapping[str, Any], payload: bytes) -> dict[str, Any]:
         """Metadata and payload as one dict of plain values by field name, not validated. Raise `PayloadError` if it is not JSON."""
@@ -231,6 +262,13 @@ class Schema(Generic[Model]):
     def _refused_extra(self, model: Model) -> str | None:
         clash = (model.__pydantic_extra__ or {}).keys() & self._stored_names
         return f"an extra value has the stored name of a queryable field: {min(clash)}" if clash else None
+
+
+def unknown_field(where: str, name: str, known: Iterable[str], served: str) -> str:
+    """What to say of a name that is no field's: the one that was probably meant, or all that would do."""
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"Did you mean {near[0]}?" if near else served
+    return f"{where} has no field {name[:64]!r}. {hint}"
 
 
 _JSON_SPACE: Final = b" \t\n\r"

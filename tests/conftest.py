@@ -47,7 +47,9 @@ class Either:
         found = getattr(self.inner, name)
         if not inspect.ismethod(found):
             return found
-        if name in ("find", "sort", "skip", "limit"):  # not awaited in either driver
+        if name == "revision":  # not awaited in either driver, like those that follow
+            return found
+        if name in ("find", "sort", "skip", "limit", "with_options"):
             return lambda *args, **options: Either(found(*args, **options))
 
         async def call(*args: Any, **options: Any) -> Any:

@@ -10,9 +10,11 @@ from uuid import UUID, uuid4
 from bson import ObjectId
 from bson.raw_bson import RawBSONDocument
 from pydantic import BaseModel, Field, computed_field
-from pymongo import AsyncMongoClient, MongoClient
+from pymongo import AsyncMongoClient, MongoClient, ReadPreference, WriteConcern
 from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.client_session import ClientSession
+from pymongo.collation import Collation
+from pymongo.read_concern import ReadConcern
 
 from mongo_envelope import (
     AsyncCursor,
@@ -78,6 +80,26 @@ def synchronous(client: MongoClient[dict[str, Any]], keys: KeyRing, ada: Custome
         for customer in each:
             assert_type(customer.email, str)
 
+    assert_type(customers.setup(), list[str])
+    assert_type(customers.save(ada, revision=customers.revision(ada)), Customer)
+    assert_type(customers.load_many([ada.id]), list[Customer])
+    assert_type(customers.load_raw(ada.id), dict[str, Any])
+    assert_type(customers.find(on_invalid="skip", batch_size=100, hint="tenant_1").first(), Customer | None)
+    assert_type(customers.find(on_invalid=lambda error: str(error.document_id), hint=[("tenant", 1)]), Cursor[Customer])
+    assert_type(customers.count({"tenant": "acme"}, max_time_ms=100), int)
+    assert_type(customers.exists({"tenant": "acme"}, collation=Collation("en")), bool)
+    assert_type(customers.distinct("tenant", comment="why"), list[Any])
+    assert_type(customers.update(ada.id, {"notes": ""}), Customer)
+    assert_type(customers.update(ada.id, lambda customer: customer.model_copy(update={"notes": customer.email})), Customer)
+    assert_type(customers.update(ada.id, in_place), Customer)
+    assert_type(customers.delete(ada.id, revision=customers.revision(ada)), bool)
+    assert_type(customers.delete_many({"tenant": "acme"}), int)
+    careful = customers.with_options(
+        write_concern=WriteConcern("majority"), read_concern=ReadConcern("majority"), read_preference=ReadPreference.NEAREST
+    )
+    assert_type(careful, Repository[Customer])
+    assert_type(Repository(Customer, client.crm.customers, keys=keys, shard_key=("tenant",)), Repository[Customer])
+
     with client.start_session() as session:
         assert_type(session, ClientSession)
         customers.save(ada, session=session)
@@ -91,6 +113,16 @@ def synchronous(client: MongoClient[dict[str, Any]], keys: KeyRing, ada: Custome
         assert_type(error.collection, str | None)
     except RevisionConflictError:
         pass
+
+
+def in_place(customer: Customer) -> None:
+    """A change that gives nothing back."""
+    customer.notes = ""
+
+
+async def in_place_later(customer: Customer) -> None:
+    """One that waits for something."""
+    customer.notes = ""
 
 
 async def asynchronous(client: AsyncMongoClient[dict[str, Any]], keys: KeyRing, ada: Customer) -> None:
@@ -112,6 +144,17 @@ async def asynchronous(client: AsyncMongoClient[dict[str, Any]], keys: KeyRing, 
     assert_type([each async for each in cursor], list[Customer])
     async with customers.find() as each:
         assert_type(each, AsyncCursor[Customer])
+
+    assert_type(await customers.setup(), list[str])
+    assert_type(await customers.load_many([ada.id]), list[Customer])
+    assert_type(await customers.find().first(), Customer | None)
+    assert_type(await customers.update(ada.id, {"notes": ""}), Customer)
+    assert_type(await customers.update(ada.id, lambda customer: customer.model_copy(update={"notes": ""})), Customer)
+    assert_type(await customers.update(ada.id, in_place), Customer)
+    assert_type(await customers.update(ada.id, in_place_later), Customer)
+    assert_type(await customers.count(), int)
+    assert_type(customers.revision(ada), str)
+    assert_type(customers.with_options(write_concern=WriteConcern(1)), AsyncRepository[Customer])
 
     async with client.start_session() as session:
         assert_type(session, AsyncClientSession)

@@ -8,7 +8,7 @@ sensitive, sealed or stored.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar, get_args
 
@@ -84,8 +84,17 @@ class Plan(Generic[Model]):
 
     def load(self, json: bytes) -> Model:
         """The model, its own validators run. Raise `Unfit` where the JSON does not fit it (any more)."""
+        return self._validated(lambda: self._validator.validate_json(json, context=LOAD))
+
+    def changed(self, model: Model, changes: Mapping[str, Any]) -> Model:
+        """Another instance with some fields changed, all of it validated by the model's own class. Raise `Unfit`."""
+        kept = {name: value for name, value in model.__dict__.items() if name in type(model).model_fields}
+        values = {**kept, **(model.__pydantic_extra__ or {}), **changes}
+        return self._validated(lambda: type(model).model_validate(values, by_name=True, by_alias=False))
+
+    def _validated(self, validate: Callable[[], Model]) -> Model:
         try:
-            loaded: Model = self._validator.validate_json(json, context=LOAD)
+            loaded = validate()
         except ValidationError as error:
             problem = "; ".join(self._described(each) for each in _errors(error)[:8])
         except Exception as error:  # noqa: BLE001 - a user's validator may raise anything, with the value in its message

@@ -1,0 +1,872 @@
+"""The flows beyond saving and loading one document: revisions, update, many at once, counting, shards. On both drivers."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from typing import Annotated, Any
+from uuid import UUID, uuid4
+
+import pytest
+from bson import ObjectId
+from conftest import Driver, Proxy
+from pydantic import BaseModel, ConfigDict, Field, computed_field, model_validator
+from pymongo import MongoClient, ReadPreference, WriteConcern
+from pymongo.collation import Collation
+from pymongo.database import Database
+from pymongo.errors import AutoReconnect, ExecutionTimeout, OperationFailure
+from pymongo.monitoring import CommandListener
+from pymongo.read_concern import ReadConcern
+
+from mongo_envelope import (
+    AsyncRepository,
+    ConfigurationError,
+    DocumentNotFoundError,
+    DuplicateValueError,
+    IntegrityError,
+    KeyRing,
+    PayloadError,
+    Queryable,
+    QueryError,
+    Repository,
+    RevisionConflictError,
+    Sensitive,
+    embedded,
+)
+from mongo_envelope.bridge import settle
+
+Db = Database[dict[str, Any]]
+Fail = Callable[..., None]
+SECRET = "correct horse battery staple"
+
+
+class Customer(BaseModel):
+    id: UUID = Field(default_factory=uuid4)
+    tenant: Annotated[str, Queryable()] = "acme"
+    rank: Annotated[int, Queryable()] = 0
+    email: Annotated[str, Sensitive()] = "ada@example.com"
+    notes: str = ""
+
+
+class Commands(CommandListener):
+    """Keeps what a client sends."""
+
+    def __init__(self) -> None:
+        self.sent: list[dict[str, Any]] = []
+
+    def started(self, event: Any) -> None:
+        self.sent.append(event.command)
+
+    def succeeded(self, event: Any) -> None: ...
+
+    def failed(self, event: Any) -> None: ...
+
+    def of(self, name: str) -> list[dict[str, Any]]:
+        """The commands of one name, and after that none."""
+        found = [each for each in self.sent if name in each]
+        self.sent.clear()
+        return found
+
+
+@asynccontextmanager
+async def watched(
+    driver: Driver, server: embedded.Server, model: type[BaseModel], **options: Any
+) -> AsyncIterator[tuple[Any, Commands]]:
+    """A repository, and the commands that its client sends."""
+    commands = Commands()
+    async with driver.another_client(server.uri, event_listeners=[commands]) as client:
+        yield driver.repository(model, driver.collection(client=client), **options), commands
+
+
+# --- revisions --------------------------------------------------------------------------------------------------------
+
+
+async def test_a_revision_is_new_at_every_write(driver: Driver) -> None:
+    """It is the same for two copies of one revision, and another after a save by anybody."""
+    customers = driver.repository(Customer)
+    ada = await customers.save(Customer())
+    first = customers.revision(ada)
+    assert customers.revision(await customers.load(ada.id)) == first
+    await customers.save(ada)
+    assert customers.revision(ada) != first
+    assert customers.revision(await customers.find_one()) == customers.revision(ada)
+
+
+async def test_an_instance_that_was_not_loaded_has_no_revision(driver: Driver) -> None:
+    """Nor has one whose id was changed, or something that is no Customer."""
+    customers = driver.repository(Customer)
+    loaded = await customers.save(Customer())
+    loaded.id = uuid4()
+    for stranger in (Customer(), loaded, loaded.model_copy(update={"id": "x"}), None):
+        with pytest.raises(DocumentNotFoundError, match="no revision yet"):
+            customers.revision(stranger)
+
+
+@pytest.mark.parametrize("quotes", ["", '"'], ids=["plain", "as an ETag"])
+async def test_a_fresh_instance_replaces_exactly_the_revision_named(driver: Driver, database: Db, quotes: str) -> None:
+    """What a PUT handler does: built from a request, saved over the revision that the client saw, and over no other."""
+    customers = driver.repository(Customer)
+    ada = await customers.save(Customer(notes="old"))
+    seen = f"{quotes}{customers.revision(ada)}{quotes}"
+    put = await customers.save(Customer(id=ada.id, notes="new"), revision=seen)
+    assert (await customers.load(ada.id)).notes == "new"
+    with pytest.raises(RevisionConflictError) as caught:
+        await customers.save(Customer(id=ada.id, notes="late"), revision=seen)
+    assert (caught.value.document_id, caught.value.collection) == (repr(ada.id), "customers")
+    await customers.save(put)
+    assert (await customers.load(ada.id)).notes == "new"
+    assert database.customers.count_documents({}) == 1
+
+
+async def test_a_revision_counts_more_than_what_the_instance_remembers(driver: Driver) -> None:
+    """A loaded instance, saved over a revision that is not its own, is a conflict unless that is the stored one."""
+    customers = driver.repository(Customer)
+    ada = await customers.save(Customer())
+    old = customers.revision(ada)
+    loaded = await customers.load(ada.id)
+    await customers.save(ada)
+    with pytest.raises(RevisionConflictError):
+        await customers.save(await customers.load(ada.id), revision=old)
+    await customers.save(loaded, revision=customers.revision(ada))
+
+
+@pytest.mark.parametrize("text", ["", "*", 'W/"0"', "0" * 64, "\0"], ids=repr)
+async def test_a_revision_that_no_document_has_is_a_conflict(driver: Driver, text: str) -> None:
+    """Whatever a client puts into If-Match; and where there is no document, that is said."""
+    customers = driver.repository(Customer)
+    ada = await customers.save(Customer())
+    with pytest.raises(RevisionConflictError):
+        await customers.save(Customer(id=ada.id), revision=text)
+    with pytest.raises(RevisionConflictError):
+        await customers.delete(ada.id, revision=text)
+    with pytest.raises(DocumentNotFoundError):
+        await customers.save(Customer(), revision=text)
+    assert await customers.load(ada.id) == ada
+
+
+async def test_a_revision_is_text_and_excludes_overwriting(driver: Driver) -> None:
+    """Other calls are refused before anything is sent."""
+    customers = driver.repository(Customer)
+    ada = await customers.save(Customer())
+    for wrong in (5, b"x", True):
+        with pytest.raises(QueryError, match="a revision is the text"):
+            await customers.save(ada, revision=wrong)
+        with pytest.raises(QueryError, match="a revision is the text"):
+            await customers.delete(ada.id, revision=wrong)
+    with pytest.raises(QueryError, match="one of the two"):
+        await customers.save(ada, overwrite=True, revision=customers.revision(ada))
+
+
+async def test_delete_of_a_revision(driver: Driver) -> None:
+    """Only that one; a conflict if the document has changed, False if it is gone."""
+    customers = driver.repository(Customer)
+    ada = await customers.save(Customer())
+    old = customers.revision(ada)
+    await customers.save(ada)
+    with pytest.raises(RevisionConflictError, match="not deleted") as caught:
+        await customers.delete(ada.id, revision=old)
+    assert caught.value.document_id == repr(ada.id)
+    assert await customers.delete(ada.id, revision=customers.revision(ada)) is True
+    assert await customers.delete(ada.id, revision=old) is False
+
+
+async def test_a_lost_reply_does_not_make_the_named_revision_a_conflict(driver: Driver, proxy: Proxy) -> None:
+    """The same instance is saved again over the same revision, although its own write has landed."""
+    async with driver.another_client(proxy.uri, retryWrites=False) as client:
+        customers = driver.repository(Customer, driver.collection(client=client))
+        ada = await customers.save(Customer())
+        seen, put = customers.revision(ada), Customer(id=ada.id, notes="put")
+        proxy.lose = True
+        with pytest.raises(AutoReconnect):
+            await customers.save(put, revision=seen)
+        assert customers.revision(put) != seen
+        await customers.save(put, revision=seen)
+        with pytest.raises(RevisionConflictError):
+            await customers.save(ada)
+        assert (await customers.load(ada.id)).notes == "put"
+
+
+async def test_the_revision_after_a_transaction_is_that_of_its_last_write(driver: Driver) -> None:
+    """Committed, it is the stored one; aborted, no document has it, and who names it learns of a conflict."""
+    customers = driver.repository(Customer)
+    ada = await customers.save(Customer())
+    async with driver.transaction() as session:
+        await customers.save(ada, session=session)
+        await customers.save(ada, session=session)
+    assert customers.revision(ada) == customers.revision(await customers.load(ada.id))
+    ada = await customers.load(ada.id)
+    async with driver.transaction(commit=False) as session:
+        await customers.save(ada, session=session)
+    undone = customers.revision(ada)
+    with pytest.raises(RevisionConflictError):
+        await customers.save(Customer(id=ada.id), revision=undone)
+    with pytest.raises(RevisionConflictError):
+        await customers.save(ada, revision=undone)
+    await customers.save(ada)
+
+
+async def test_an_insert_that_arrives_late_is_no_conflict(
+    driver: Driver, server: embedded.Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lost insert that reaches the server between our two commands: it is our own, and is replaced."""
+    customers = driver.repository(Customer)
+    ada = Customer(notes="first")
+    async with driver.another_client(server.uri) as client:
+        inner = driver.repository(Customer, driver.collection(client=client)).inner
+        flows, insert = customers.inner._flows, inner._flows.collection.insert_one
+        sent: list[Any] = []
+
+        async def lose(document: Any, **_: Any) -> None:
+            sent.append(document)
+            raise AutoReconnect("lost")
+
+        async def arrive(document: Any, **options: Any) -> Any:
+            await settle(insert(sent.pop()))
+            return await settle(insert(document, **options))
+
+        collection = flows.collection
+
+        class Slow:
+            insert_one = staticmethod(lose)
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(collection, name)
+
+        slow = Slow()
+        monkeypatch.setattr(flows, "collection", slow)
+        with pytest.raises(AutoReconnect):
+            await customers.save(ada)
+        slow.insert_one = arrive  # type: ignore[method-assign]
+        ada.notes = "second"
+        await customers.save(ada)
+        assert not sent
+    assert (await customers.load(ada.id)).notes == "second"
+
+
+# --- update -----------------------------------------------------------------------------------------------------------
+
+
+async def test_update_changes_whole_fields(driver: Driver, database: Db) -> None:
+    """By name, in the clear or not; the saved model comes back and can be saved again; the rest stays."""
+    customers = driver.repository(Customer)
+    ada = await customers.save(Customer(notes="old", rank=1))
+    updated = await customers.update(ada.id, {"notes": "new", "rank": 2})
+    assert updated == ada.model_copy(update={"notes": "new", "rank": 2}) == await customers.load(ada.id)
+    assert database.customers.find_one()["rank"] == 2  # type: ignore[index]
+    await customers.save(updated)
+    with pytest.raises(RevisionConflictError):
+        await customers.save(ada)
+    assert await customers.update(str(ada.id), {}) == updated
+
+
+async def test_update_by_a_function(driver: Driver) -> None:
+    """It may change the model that it is given, or give back another one: a copy or one that was built anew."""
+    customers = driver.repository(Customer)
+    ada = await customers.save(Customer())
+
+    def in_place(customer: Customer) -> None:
+        customer.rank += 1
+
+    changes: list[Callable[[Customer], Customer | None]] = [
+        in_place,
+        lambda customer: customer.model_copy(update={"rank": customer.rank + 1}),
+        lambda customer: Customer(id=customer.id, rank=customer.rank + 1),
+    ]
+    for number, change in enumerate(changes, 1):
+        assert (await customers.update(ada.id, change)).rank == number
+    assert (await customers.load(ada.id)).rank == 3
+
+    async def later(customer: Customer) -> Customer:
+        await asyncio.sleep(0)
+        return customer.model_copy(update={"rank": 10})
+
+    if driver.is_async:
+        assert (await customers.update(ada.id, later)).rank == 10
+
+
+async def test_update_of_a_frozen_model_and_of_one_with_extra_fields(driver: Driver) -> None:
+    """What cannot be assigned can still be updated, and fields that are not declared are kept."""
+
+    class Frozen(BaseModel):
+        model_config = ConfigDict(frozen=True, extra="allow")
+        id: int
+        text: str = ""
+
+    frozen = driver.repository(Frozen)
+    await frozen.save(Frozen(id=1, more=[1]))
+    updated = await frozen.update(1, {"text": "new", "other": 2})
+    assert updated.model_extra == {"more": [1], "other": 2}
+    assert await frozen.load(1) == updated == Frozen(id=1, text="new", more=[1], other=2)
+
+
+async def test_update_validates_the_whole_model(driver: Driver) -> None:
+    """Values are brought to their types; aliases do not matter; two fields that only fit together are changed together."""
+
+    class Span(BaseModel):
+        id: int
+        start: int = Field(alias="from")
+        end: Annotated[int, Queryable()]
+        day: date = date(2024, 1, 31)
+
+        @model_validator(mode="after")
+        def in_order(self) -> Span:
+            if self.start > self.end:
+                raise ValueError(SECRET)
+            return self
+
+        @computed_field  # type: ignore[prop-decorator]
+        @property
+        def length(self) -> int:
+            return self.end - self.start
+
+    spans = driver.repository(Span)
+    await spans.save(Span.model_validate({"id": 1, "from": 1, "end": 2}))
+    updated = await spans.update(1, {"start": 5, "end": "6", "day": "2024-02-01"})
+    assert (updated.start, updated.end, updated.day) == (5, 6, date(2024, 2, 1))
+    with pytest.raises(QueryError, match="the changes do not fit the model: the model: value_error") as caught:
+        await spans.update(1, {"start": 7})
+    assert SECRET not in repr(caught.value) + repr(caught.value.__context__)
+    assert await spans.load(1) == updated
+    with pytest.raises(QueryError, match="length is computed"):
+        await spans.update(1, {"length": 1})
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"notes": 5}, "notes: string_type"),
+        ({"rank": SECRET}, "rank: int_parsing"),
+        ({"note": SECRET}, "no field 'note'. Did you mean notes"),
+        ({"zzz": SECRET}, "no field 'zzz'. Its fields: id, tenant"),
+        ({"id": uuid4()}, "keeps the id"),
+        ({"$set": {"notes": SECRET}}, "whole fields by name"),
+        ({"address.street": SECRET}, "whole fields by name"),
+        ({5: SECRET}, "named by text, not by a int"),
+        ([("notes", SECRET)], "a dict of field names and values, or a function, not a list"),
+        (lambda customer: {"notes": SECRET}, "gives back a Customer, or None"),
+        (lambda customer: customer.model_copy(update={"id": uuid4()}), "changed the id"),
+    ],
+    ids=str,
+)
+async def test_changes_that_do_not_fit_are_refused(driver: Driver, database: Db, changes: Any, complaint: str) -> None:
+    """QueryError says which field and what to do, quotes no value, and nothing is written."""
+    customers = driver.repository(Customer)
+    ada = await customers.save(Customer())
+    before = database.customers.find_one()
+    with pytest.raises(QueryError, match=complaint) as caught:
+        await customers.update(ada.id, changes)
+    assert SECRET not in str(caught.value)
+    assert caught.value.__context__ is None
+    assert database.customers.find_one() == before
+
+
+async def test_a_value_that_cannot_be_kept_is_refused_by_update_as_by_save(driver: Driver) -> None:
+    """A function can put anything into a model; a mapping can hold an instance of a subclass."""
+
+    class Inner(BaseModel):
+        text: str = ""
+
+    class Sub(Inner):
+        more: str = SECRET
+
+    class Outer(BaseModel):
+        id: int
+        inner: Inner = Inner()
+
+    outers = driver.repository(Outer)
+    await outers.save(Outer(id=1))
+    for changes in ({"inner": Sub()}, lambda outer: outer.model_copy(update={"inner": SECRET})):
+        with pytest.raises(PayloadError, match="inner: Inner expected"):
+            await outers.update(1, changes)
+
+
+async def test_update_of_nothing(driver: Driver) -> None:
+    """There is no upsert: a document that is not there is DocumentNotFoundError."""
+    with pytest.raises(DocumentNotFoundError):
+        await driver.repository(Customer).update(uuid4(), {"notes": ""})
+
+
+async def test_update_begins_again_after_a_conflict(driver: Driver) -> None:
+    """Somebody writes between load and save: the function sees what they wrote, and both changes are there."""
+    customers = driver.repository(Customer)
+    ada = await customers.save(Customer(notes="", rank=0))
+    others, calls = [1, 2, 3], 0
+
+    async def interfere() -> None:
+        if others:
+            await customers.update(ada.id, {"rank": others.pop(0)})
+
+    async def change(customer: Customer) -> Customer:
+        nonlocal calls
+        calls += 1
+        await interfere()
+        return customer.model_copy(update={"notes": f"saw {customer.rank}"})
+
+    updated = await customers.update(ada.id, change)
+    assert (updated.notes, updated.rank, calls) == ("saw 3", 3, 4)
+
+
+async def test_update_gives_up_after_a_dozen_conflicts(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where somebody else always wins, that is a RevisionConflictError and not an endless loop."""
+    monkeypatch.setattr("mongo_envelope.repository.random.uniform", lambda *_: 0.0)
+    customers = driver.repository(Customer)
+    ada = await customers.save(Customer())
+    calls = 0
+
+    async def change(customer: Customer) -> Customer:
+        nonlocal calls
+        calls += 1
+        await customers.save(await customers.load(ada.id))
+        return customer
+
+    with pytest.raises(RevisionConflictError):
+        await customers.update(ada.id, change)
+    assert calls == 13
+
+
+async def test_update_in_a_transaction_reads_once(driver: Driver) -> None:
+    """A conflict there is for the whole transaction to repeat: reading again would give the same."""
+    customers = driver.repository(Customer)
+    ada = await customers.save(Customer())
+    async with driver.transaction() as session:
+        assert (await customers.update(ada.id, {"rank": 1}, session=session)).rank == 1
+        assert (await customers.update(ada.id, {"notes": "x"}, session=session)).rank == 1
+    assert (await customers.load(ada.id)).notes == "x"
+    calls = 0
+
+    def change(customer: Customer) -> None:
+        nonlocal calls
+        calls += 1
+        raise RevisionConflictError("as if")
+
+    with pytest.raises(RevisionConflictError):
+        async with driver.transaction() as session:
+            await customers.update(ada.id, change, session=session)
+    assert calls == 1
+
+
+def test_updates_of_many_threads_all_count(client: MongoClient[dict[str, Any]], database: Db, keys: KeyRing) -> None:
+    """Four threads, each adding one fifteen times, without a word about conflicts."""
+    customers = Repository(Customer, client[database.name].customers, keys=keys)
+    ada = customers.save(Customer())
+
+    def count() -> None:
+        for _ in range(15):
+            customers.update(ada.id, lambda customer: customer.model_copy(update={"rank": customer.rank + 1}))
+
+    threads = [threading.Thread(target=count) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert customers.load(ada.id).rank == 60
+
+
+# --- many at once -----------------------------------------------------------------------------------------------------
+
+
+async def test_load_many_gives_them_in_the_order_of_the_ids(driver: Driver) -> None:
+    """Ids in any form that load takes, also twice; each can be saved again."""
+    customers = driver.repository(Customer)
+    batch = await customers.save_many([Customer(rank=rank) for rank in range(4)])
+    asked = [batch[2].id, str(batch[0].id), batch[3].id, batch[0].id]
+    loaded = await customers.load_many(iter(asked))
+    assert loaded == [batch[2], batch[0], batch[3], batch[0]]
+    await customers.save_many(loaded)
+    assert await customers.load_many([]) == []
+
+
+async def test_load_many_says_what_is_missing(driver: Driver) -> None:
+    """One id without a document, and nothing is given; the error has the first and how many there are."""
+    customers = driver.repository(Customer)
+    ada, nobody = await customers.save(Customer()), uuid4()
+    with pytest.raises(DocumentNotFoundError, match="2 of 3 documents are not there") as caught:
+        await customers.load_many([ada.id, nobody, uuid4()])
+    assert (caught.value.document_id, caught.value.collection) == (repr(nobody), "customers")
+    with pytest.raises(QueryError):
+        await customers.load_many([ada.id, {"$ne": None}])
+
+
+async def test_load_many_of_more_than_one_query(driver: Driver, server: embedded.Server) -> None:
+    """Two and a half thousand ids are three queries."""
+    async with watched(driver, server, Numbered) as (numbered, commands):
+        await numbered.save_many([Numbered(id=number) for number in range(2500)])
+        commands.sent.clear()
+        assert [each.id for each in await numbered.load_many(range(2500))] == list(range(2500))
+        assert [len(each["filter"]["_id"]["$in"]) for each in commands.of("find")] == [1000, 1000, 500]
+
+
+class Numbered(BaseModel):
+    id: float
+    text: str = ""
+
+
+async def test_load_many_knows_ids_as_mongodb_does(driver: Driver) -> None:
+    """5 is 5.0, and NaN is NaN."""
+    numbered = driver.repository(Numbered)
+    await numbered.save_many([Numbered(id=5), Numbered(id=float("nan"))])
+    five, nan = await numbered.load_many([5, float("nan")])
+    assert five.id == 5
+    assert nan.id != nan.id
+
+
+async def test_load_raw_is_the_way_out_where_the_model_has_changed(driver: Driver) -> None:
+    """Verified and decrypted, by field name, although today's model would refuse it."""
+
+    class Before(BaseModel):
+        id: int
+        kind: Annotated[str, Queryable(name="k")] = "a"
+        amount: Annotated[Decimal, Queryable()] = Decimal("1.50")
+        size: str = "large"
+
+    class After(BaseModel):
+        id: int
+        kind: Annotated[str, Queryable(name="k")]
+        size: int
+
+    await driver.repository(Before).save(Before(id=1))
+    after = driver.repository(After)
+    with pytest.raises(PayloadError, match="load_raw of a repository"):
+        await after.load(1)
+    assert await after.load_raw(1) == {"id": 1, "kind": "a", "size": "large", "amount": "1.50"}
+    with pytest.raises(DocumentNotFoundError):
+        await after.load_raw(2)
+
+
+async def test_save_many_takes_an_instance_once(driver: Driver, database: Db) -> None:
+    """The same instance twice in a batch is one document and no conflict with itself."""
+    customers = driver.repository(Customer)
+    ada = Customer()
+    for _ in range(2):
+        assert await customers.save_many([ada, ada]) == [ada, ada]
+    assert database.customers.count_documents({}) == 1
+
+
+async def test_delete_many_says_how_many(driver: Driver, database: Db) -> None:
+    """By a filter on queryable fields, which must be given; a sensitive one is refused and nothing deleted."""
+    customers = driver.repository(Customer)
+    await customers.save_many([Customer(rank=rank) for rank in range(4)])
+    for wrong in ({"email": "ada@example.com"}, {"notes": ""}, None):
+        with pytest.raises(QueryError):
+            await customers.delete_many(wrong)
+    assert database.customers.count_documents({}) == 4
+    assert await customers.delete_many({"rank": {"$lt": 2}}) == 2
+    assert await customers.delete_many({}) == 2
+
+
+# --- what the server says ---------------------------------------------------------------------------------------------
+
+
+async def test_count_and_exists(driver: Driver) -> None:
+    """With a filter and without; a filter that cannot be answered is refused."""
+    customers = driver.repository(Customer)
+    assert await customers.exists() is False
+    await customers.save_many([Customer(rank=rank) for rank in range(3)])
+    assert await customers.count() == 3
+    assert await customers.count({"rank": {"$gte": 1}}, hint="_id_", max_time_ms=1000, comment="c") == 2
+    assert await customers.exists({"rank": 2}, hint=[("id", 1)], max_time_ms=1000, comment="c") is True
+    assert await customers.exists({"rank": 3}) is False
+    for call in (customers.count, customers.exists):
+        with pytest.raises(QueryError, match="email is sensitive"):
+            await call({"email": "ada@example.com"})
+
+
+class Shade(enum.Enum):
+    dark = "d"
+    light = "l"
+
+
+class Item(BaseModel):
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+    id: ObjectId = Field(default_factory=ObjectId)
+    shade: Annotated[Shade, Queryable(name="s")] = Shade.dark
+    amount: Annotated[Decimal, Queryable()] = Decimal("1.50")
+    day: Annotated[date, Queryable()] = date(2024, 1, 31)
+    at: Annotated[datetime, Queryable()] = datetime(2024, 1, 31, 12, 0, 0, 123456, tzinfo=UTC)
+    took: Annotated[timedelta, Queryable()] = timedelta(seconds=1)
+    tags: Annotated[list[str], Queryable()] = []
+    owner: Annotated[UUID | None, Queryable()] = None
+    place: Annotated[dict[str, str], Queryable()] = {}
+    text: str = ""
+
+
+async def test_distinct_gives_values_of_the_fields_type(driver: Driver) -> None:
+    """Each once: of an enum, a Decimal, a day, a duration, the elements of a list, along a path; dates are rounded."""
+    items = driver.repository(Item)
+    owner = uuid4()
+    await items.save_many([Item(tags=["a", "b"], owner=owner, place={"k": "v"}), Item(shade=Shade.light, tags=["b"])])
+    assert await items.distinct("shade") == [Shade.dark, Shade.light]
+    assert await items.distinct("s", {"tags": "a"}, max_time_ms=1000, comment="c") == [Shade.dark]
+    assert await items.distinct("amount") == [Decimal("1.50")]
+    assert await items.distinct("day") == [date(2024, 1, 31)]
+    assert await items.distinct("at") == [datetime(2024, 1, 31, 12, 0, 0, 123000, tzinfo=UTC)]
+    assert await items.distinct("took") == [timedelta(seconds=1)]
+    assert sorted(await items.distinct("tags")) == ["a", "b"]
+    assert await items.distinct("owner") == [None, owner]
+    assert await items.distinct("place.k") == ["v"]
+    for name, complaint in (("text", "text is sensitive"), ("nothing", "no field")):
+        with pytest.raises(QueryError, match=complaint):
+            await items.distinct(name)
+
+
+async def test_distinct_hides_nothing_that_the_model_does_not_know(driver: Driver, database: Db) -> None:
+    """A value of another time or by another hand comes as it is stored: this is the server's word."""
+    items = driver.repository(Item)
+    await items.save(Item())
+    database.customers.update_one({}, {"$set": {"s": "x"}})
+    assert await items.distinct("shade") == ["x"]
+
+
+# --- options of the driver --------------------------------------------------------------------------------------------
+
+
+async def test_the_options_of_find_reach_the_server(driver: Driver, server: embedded.Server) -> None:
+    """Under their names in the command; a hint by field names is translated; the collation is the simple one if none is given."""
+    async with watched(driver, server, Item) as (items, commands):
+        await items.save(Item())
+        options = {"hint": [("shade", 1)], "max_time_ms": 1234, "comment": "why"}
+        with pytest.raises(OperationFailure, match="hint"):
+            await items.find({"shade": "d"}, **options, skip=1, limit=2, batch_size=3).to_list()
+        (sent,) = commands.of("find")
+        assert (sent["hint"], sent["maxTimeMS"], sent["comment"]) == ({"s": 1}, 1234, "why")
+        assert (sent["skip"], sent["limit"], sent["batchSize"]) == (1, 2, 3)
+        assert sent["collation"]["locale"] == "simple"
+        assert (await items.find_one({"shade": "d"}, hint="_id_", max_time_ms=1234, comment="why")).shade is Shade.dark
+        (sent,) = commands.of("find")
+        assert (sent["hint"], sent["maxTimeMS"], sent["comment"], sent["limit"]) == ("_id_", 1234, "why", 1)
+
+
+async def test_a_collation_is_the_callers(driver: Driver) -> None:
+    """Without one, text is compared byte by byte; with one, as it says, and then the answers are not checked again."""
+    customers = driver.repository(Customer)
+    await customers.save(Customer(tenant="Acme"))
+    loose = Collation("en", strength=2)
+    for where in ({"tenant": "ACME"}, {"tenant": {"$in": ["ACME"]}}):
+        assert await customers.find(where).to_list() == []
+        assert await customers.find_one(where) is None
+        assert await customers.count(where) == 0
+        assert await customers.exists(where) is False
+        assert len(await customers.find(where, collation=loose).to_list()) == 1
+        assert await customers.find_one(where, collation=loose) is not None
+        assert await customers.count(where, collation=loose) == 1
+        assert await customers.exists(where, collation=loose) is True
+        assert await customers.distinct("tenant", where, collation=loose) == ["Acme"]
+        assert await customers.delete_many(where) == 0
+    assert await customers.delete_many({"tenant": "ACME"}, collation=loose) == 1
+
+
+async def test_a_collections_own_collation_is_not_used(driver: Driver, database: Db) -> None:
+    """Who recreates the collection does not decide which tenants and which ids are equal."""
+
+    class Named(BaseModel):
+        id: str
+        tenant: Annotated[str, Queryable()] = "acme"
+
+    database.create_collection("customers", collation={"locale": "en", "strength": 2})
+    named = driver.repository(Named)
+    bob = await named.save(Named(id="Bob"))
+    assert await named.find({"tenant": "ACME"}).to_list() == []
+    assert await named.count({"tenant": "ACME"}) == 0
+    assert await named.delete("BOB") is False
+    assert await named.delete_many({"tenant": "ACME"}) == 0
+    with pytest.raises(DocumentNotFoundError):
+        await named.load("BOB")
+    with pytest.raises(DocumentNotFoundError):
+        await named.load_many(["Bob", "BOB"])
+    for overwrite in (False, True):
+        with pytest.raises(RevisionConflictError):
+            await named.save(Named(id="BOB"), overwrite=overwrite)
+    assert await named.load("Bob") == bob
+
+
+async def test_max_time_ms_ends_a_long_query(driver: Driver, server: embedded.Server, client: Any) -> None:
+    """It is pymongo's error, and it comes through."""
+    async with driver.another_client(server.uri, appName="slow") as other:
+        customers = driver.repository(Customer, driver.collection(client=other))
+        data = {"failCommands": ["find", "aggregate", "distinct"], "appName": "slow", "errorCode": 50}
+        client.admin.command("configureFailPoint", "failCommand", mode="alwaysOn", data=data)
+        try:
+            for call in (
+                customers.find(max_time_ms=1).to_list(),
+                customers.count(max_time_ms=1),
+                customers.distinct("rank", max_time_ms=1),
+            ):
+                with pytest.raises(ExecutionTimeout):
+                    await call
+        finally:
+            client.admin.command("configureFailPoint", "failCommand", mode="off")
+
+
+async def test_with_options_is_another_repository(driver: Driver, server: embedded.Server) -> None:
+    """Its commands carry the options; the first repository stays as it was; instances go from one to the other."""
+    async with watched(driver, server, Customer) as (customers, commands):
+        careful = customers.with_options(
+            write_concern=WriteConcern("majority", wtimeout=5000),
+            read_concern=ReadConcern("majority"),
+            read_preference=ReadPreference.NEAREST,
+        )
+        assert type(careful.inner) is (AsyncRepository if driver.is_async else Repository)
+        ada = await careful.save(Customer())
+        assert commands.of("insert")[0]["writeConcern"] == {"w": "majority", "wtimeout": 5000}
+        await careful.load(ada.id)
+        assert commands.of("find")[0]["readConcern"] == {"level": "majority"}
+        await customers.save(ada)
+        assert "writeConcern" not in commands.of("update")[0]
+        with pytest.raises(ConfigurationError, match="w=0"):
+            customers.with_options(write_concern=WriteConcern(0))
+
+
+# --- sharded collections: the filters that a cluster needs. No cluster is to be had here -------------------------------
+
+
+async def test_every_write_by_id_names_the_shard(driver: Driver, server: embedded.Server) -> None:
+    """The shard key, by its stored names and values, is in the filter of each replacement, overwriting and deletion."""
+    async with watched(driver, server, Item, shard_key=("shade", "id")) as (items, commands):
+        item = await items.save(Item())
+        commands.sent.clear()
+        where = {"_id": item.id, "s": "d"}
+        await items.save(item)
+        (sent,) = commands.of("update")
+        assert {**sent["updates"][0]["q"], "hmac": None} == {**where, "hmac": None}
+        await items.save(Item(id=item.id), overwrite=True)
+        assert commands.of("update")[0]["updates"][0]["q"] == where
+        await items.update(item.id, {"text": "new"})
+        assert commands.of("update")[0]["updates"][0]["q"].items() >= where.items()
+        latest = await items.load(item.id)
+        await items.save(Item(id=item.id), revision=items.revision(latest))
+        assert commands.of("update")[0]["updates"][0]["q"].items() >= where.items()
+        assert await items.delete(item.id) is True
+        assert commands.of("delete")[0]["deletes"][0]["q"] == where
+        assert await items.delete(item.id) is False
+
+
+async def test_a_document_that_moves_is_looked_for_where_it_was(driver: Driver, server: embedded.Server) -> None:
+    """The filter has the old value of the shard key, the document the new one; a copy from before is still a conflict."""
+    async with watched(driver, server, Customer, shard_key=("tenant",)) as (customers, commands):
+        ada = await customers.save(Customer(tenant="acme"))
+        stale = await customers.load(ada.id)
+        ada.tenant = "globex"
+        commands.sent.clear()
+        await customers.save(ada)
+        assert commands.of("update")[0]["updates"][0]["q"]["tenant"] == "acme"
+        await customers.save(ada)
+        assert commands.of("update")[0]["updates"][0]["q"]["tenant"] == "globex"
+        with pytest.raises(RevisionConflictError):
+            await customers.save(stale)
+        commands.sent.clear()
+        for overwrite in (True, False):
+            how = {"overwrite": True} if overwrite else {"revision": customers.revision(ada)}
+            await customers.save(Customer(id=ada.id, tenant="initech"), **how)
+            (sent,) = commands.of("update")
+            assert sent["updates"][0]["q"]["tenant"] == "globex"
+            ada = await customers.update(ada.id, {"tenant": "globex"})
+            commands.sent.clear()
+        assert await customers.delete(ada.id) is True
+
+
+async def test_a_move_whose_outcome_is_unknown(driver: Driver, proxy: Proxy, fail_command: Fail) -> None:
+    """The document is looked for in both places."""
+    for what in ("reply", "request"):
+        async with driver.another_client(proxy.uri, retryWrites=False, appName="fails") as client:
+            customers = driver.repository(Customer, driver.collection(client=client), shard_key=("tenant",))
+            ada = await customers.save(Customer(tenant="acme"))
+            ada.tenant = "globex"
+            if what == "reply":
+                proxy.lose = True
+            else:
+                fail_command(["update"], closeConnection=True)
+            with pytest.raises(AutoReconnect):
+                await customers.save(ada)
+            ada.tenant = "initech"
+            await customers.save(ada)
+            assert (await customers.load(ada.id)).tenant == "initech"
+
+
+@pytest.mark.parametrize("stored", [{"$gt": ""}, None, 5], ids=str)
+async def test_a_shard_that_somebody_edited_is_no_operator(driver: Driver, database: Db, stored: Any) -> None:
+    """Whatever stands there is taken as a value: the document can still be overwritten and deleted, and no other."""
+    customers = driver.repository(Customer, shard_key=("tenant",))
+    ada, bob = await customers.save_many([Customer(), Customer()])
+    database.customers.update_one({"_id": ada.id}, [{"$set": {"tenant": {"$literal": stored}}}])
+    await customers.save(ada, overwrite=True)
+    assert await customers.load(ada.id) == ada
+    database.customers.update_one({"_id": ada.id}, {"$unset": {"tenant": ""}})
+    assert await customers.delete(ada.id) is True
+    assert await customers.find().to_list() == [bob]
+
+
+@pytest.mark.parametrize("wrong", ["tenant", ("email",), ("nothing",), ("rank.x",), (5,)], ids=str)
+async def test_a_shard_key_is_of_fields_in_the_clear(driver: Driver, wrong: Any) -> None:
+    """Anything else is refused when the repository is built."""
+    with pytest.raises(ConfigurationError, match="shard_key"):
+        driver.repository(Customer, shard_key=wrong)
+
+
+# --- in a transaction -------------------------------------------------------------------------------------------------
+
+
+async def test_every_new_call_takes_a_session(driver: Driver) -> None:
+    """Inside its transaction each call sees what was written there, and outside nobody does."""
+    customers = driver.repository(Customer)
+    async with driver.transaction() as session:
+        ada, bob = await customers.save_many([Customer(rank=1), Customer(rank=2)], session=session)
+        assert await customers.load_many([ada.id, bob.id], session=session) == [ada, bob]
+        assert (await customers.load_raw(ada.id, session=session))["rank"] == 1
+        assert await customers.count(session=session) == 2
+        assert await customers.exists({"rank": 1}, session=session) is True
+        assert await customers.distinct("rank", session=session) == [1, 2]
+        assert (await customers.find(session=session).sort("rank").first()) == ada
+        assert (await customers.update(ada.id, {"rank": 3}, session=session)).rank == 3
+        assert await customers.delete_many({"rank": 2}, session=session) == 1
+        assert await customers.delete(ada.id, session=session) is True
+        assert await customers.count() == 0
+    assert await customers.count() == 0
+
+
+async def test_duplicates_are_told_apart(driver: Driver, database: Db) -> None:
+    """By update as by save: another unique index is DuplicateValueError with the field, the _id is a conflict."""
+    database.customers.create_index("rank", unique=True)
+    customers = driver.repository(Customer)
+    ada, bob = await customers.save_many([Customer(rank=1), Customer(rank=2)])
+    with pytest.raises(DuplicateValueError, match="the same rank"):
+        await customers.update(bob.id, {"rank": 1})
+    with pytest.raises(DuplicateValueError, match="the same rank"):
+        await customers.save(Customer(id=bob.id, rank=1), revision=customers.revision(bob))
+    with pytest.raises(RevisionConflictError):
+        await customers.save(Customer(id=ada.id, rank=3))
+
+
+# --- asked and answered -----------------------------------------------------------------------------------------------
+
+
+async def test_an_answer_that_does_not_match_is_refused(driver: Driver, proxy: Proxy, database: Db) -> None:
+    """A genuine document in place of the one asked for: by every call that reads, with the id of what came; others still open."""
+    from test_repository import raw_documents
+
+    customers = driver.repository(Customer)
+    ada, eve, bob = await customers.save_many([Customer(tenant="acme"), Customer(tenant="evil"), Customer(tenant="acme")])
+    raw = {each["_id"]: each.raw for each in raw_documents(database)}
+    async with driver.another_client(proxy.uri) as client:
+        asked = driver.repository(Customer, driver.collection(client=client))
+        proxy.swap = (raw[ada.id], raw[eve.id])
+        for call in (
+            asked.find({"tenant": "acme"}).to_list(),
+            asked.find({"id": {"$in": [ada.id, bob.id]}}).to_list(),
+            asked.find({"$and": [{"rank": 0}, {"tenant": "acme"}]}).to_list(),
+            asked.find({"tenant": "acme"}).first(),
+            asked.find_one({"tenant": "acme"}),
+            asked.find_one({"id": ada.id}),
+            asked.load_many([ada.id]),
+            asked.load_raw(ada.id),
+            asked.update(ada.id, {"rank": 1}),
+        ):
+            with pytest.raises(IntegrityError, match="the server answered with") as caught:
+                await call
+            assert (caught.value.document_id, caught.value.collection) == (repr(eve.id), "customers")
+        assert await asked.find({"tenant": "acme"}, on_invalid="skip").to_list() == [bob]
+        assert await asked.find({"tenant": {"$lt": "f"}}).to_list() == [eve, eve, bob]  # a range is not checked

@@ -1,0 +1,137 @@
+"""`setup`: what the collection and the server must be, and which indexes are made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any
+from uuid import UUID, uuid4
+
+import pytest
+from bson.raw_bson import RawBSONDocument
+from conftest import Driver
+from pydantic import BaseModel, Field
+from pymongo.database import Database
+
+from mongo_envelope import ConfigurationError, KeyRing, Queryable, provision
+from mongo_envelope.bridge import drive
+
+Db = Database[dict[str, Any]]
+
+
+class Customer(BaseModel):
+    id: UUID = Field(default_factory=uuid4)
+    tenant: Annotated[str, Queryable(index=True)] = "acme"
+    kind: Annotated[str, Queryable(name="k", index=True)] = ""
+    rank: Annotated[int, Queryable()] = 0
+
+
+async def test_setup_makes_the_indexes_that_are_marked(driver: Driver, database: Db) -> None:
+    """By their stored names, on a collection that need not be there; a second time it makes none."""
+    customers = driver.repository(Customer)
+    assert await customers.setup() == ["tenant_1", "k_1"]
+    assert await customers.setup() == []
+    assert [list(each["key"]) for each in database.customers.list_indexes()] == [["_id"], ["tenant"], ["k"]]
+
+
+async def test_setup_leaves_nothing_behind(driver: Driver, database: Db) -> None:
+    """The probe had a collection of its own, which is gone, and the documents that are there stay as they are."""
+    customers = driver.repository(Customer)
+    ada = await customers.save(Customer())
+    await customers.setup()
+    assert database.list_collection_names() == ["customers"]
+    assert await customers.find().to_list() == [ada]
+
+
+async def test_an_index_made_by_hand_will_do(driver: Driver, database: Db) -> None:
+    """A unique one, a descending one, and a compound one that begins with the field; not a partial one."""
+    database.customers.create_index("tenant", unique=True)
+    database.customers.create_index([("k", -1), ("rank", 1)])
+    assert await driver.repository(Customer).setup() == []
+    database.customers.drop_indexes()
+    database.customers.create_index("tenant", name="some", partialFilterExpression={"rank": 1})
+    assert await driver.repository(Customer).setup() == ["tenant_1", "k_1"]
+
+
+async def test_a_filter_uses_the_index(driver: Driver, database: Db) -> None:
+    """What the repository sends, its collation included, is answered from the index."""
+    customers = driver.repository(Customer)
+    await customers.setup()
+    await customers.save(Customer())
+    for where, stage in (({"tenant": "acme"}, "IXSCAN"), ({"_id": uuid4()}, "IDHACK")):
+        find = {"find": "customers", "filter": where, "collation": {"locale": "simple"}}
+        plan = database.command("explain", find, codec_options=database.codec_options)
+        assert stage in str(plan["queryPlanner"]["winningPlan"])
+
+
+@pytest.mark.parametrize(
+    ("made", "complaint"),
+    [
+        ({"viewOn": "other", "pipeline": []}, "is a view"),
+        ({"timeseries": {"timeField": "at"}}, "is a timeseries"),
+        ({"capped": True, "size": 4096}, "is a capped collection"),
+        ({"collation": {"locale": "en", "strength": 2}}, r"has a default collation \(en\)"),
+    ],
+    ids=["view", "time series", "capped", "collation"],
+)
+async def test_a_collection_that_cannot_keep_documents(driver: Driver, database: Db, made: dict[str, Any], complaint: str) -> None:
+    """It is refused by name, with what it is, and no index is made."""
+    database.create_collection("customers", **made)
+    with pytest.raises(ConfigurationError, match=f"^customers {complaint}"):
+        await driver.repository(Customer).setup()
+
+
+class Resembling:
+    """A collection of a server that resembles MongoDB: the real one, but for one thing that it does otherwise."""
+
+    def __init__(self, real: Any, **otherwise: Callable[..., Any]) -> None:
+        self.real = real
+        self.otherwise = otherwise
+
+    def __getattr__(self, name: str) -> Any:
+        return self.otherwise.get(name) or getattr(self.real, name)
+
+    def get_collection(self, *args: Any, **options: Any) -> Any:
+        return Resembling(self.real.get_collection(*args, **options), **self.otherwise)
+
+
+def reordered(document: RawBSONDocument) -> RawBSONDocument:
+    import bson
+
+    plain = bson.decode(document.raw)
+    return RawBSONDocument(bson.encode({name: plain[name] for name in reversed(plain)}))
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "complaint"),
+    [
+        ("find_one", lambda real: lambda *_, **__: reordered(real.find_one()), "byte for byte"),
+        ("find_one", lambda _: lambda *_, **__: None, "byte for byte"),
+        (
+            "insert_one",
+            lambda real: lambda document: None if real.find_one() else real.insert_one(document),
+            "second document",
+        ),
+        (
+            "replace_one",
+            lambda real: lambda where, document: real.replace_one({"_id": where["_id"]}, document),
+            "replacing exactly",
+        ),
+    ],
+    ids=["order", "nothing", "duplicate", "compare-and-set"],
+)
+def test_a_server_that_only_resembles_mongodb(database: Db, keys: KeyRing, name: str, change: Any, complaint: str) -> None:
+    """It is found out at the start, and the probe is gone all the same."""
+    from mongo_envelope.envelope import CODEC_OPTIONS
+
+    options = CODEC_OPTIONS.with_options(document_class=RawBSONDocument)
+
+    class Server(Resembling):
+        def get_collection(self, *args: Any, **others: Any) -> Any:
+            real = self.real.get_collection(*args, **others)
+            return Resembling(real, **{name: change(real)})
+
+    collection = Resembling(database.get_collection("customers", codec_options=options))
+    collection.otherwise["database"] = Server(database)  # type: ignore[assignment]
+    with pytest.raises(ConfigurationError, match=f"not the MongoDB that sealed documents need: .*{complaint}"):
+        drive(provision.set_up(collection, [], keys=keys, context="customers", session=None))
+    assert database.list_collection_names() == []
