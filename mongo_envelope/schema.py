@@ -169,9 +169,8 @@ class Schema(Generic[Model]):
 
     def validate(self, metadata: Mapping[str, Any], payload: bytes) -> None:
         """Run the model's validators on what `split` gave. Raise `PayloadError`."""
-        document = {name: envelope.as_stored(value) for name, value in metadata.items()}
         try:
-            if self._plan.dump(self._plan.load(self._spliced_json(document, payload))) == payload:
+            if self._plan.dump(self._plan.load(self._spliced_json(_stored(metadata), payload))) == payload:
                 return
             problem = "a validator would change it on load"
         except (Unfit, Misfit) as refused:
@@ -179,10 +178,14 @@ class Schema(Generic[Model]):
         raise PayloadError(f"{self.model.__name__}: not saved: {problem}")
 
     def changed(self, model: Model, changes: Mapping[str, Any]) -> Model:
-        """Another instance, with whole fields changed by name and all of it validated. Raise `QueryError` where they do not fit."""
+        """Another instance, with whole fields changed by name; validated as a whole, as it will be when it is loaded.
+
+        Raise `QueryError` for names that are not fields and values that do not fit, `PayloadError` for one that cannot be kept.
+        """
         self._check_changes(changes)
         try:
-            return self._plan.changed(model, changes)
+            metadata, payload = self.split(self._plan.changed(model, changes))
+            return self._plan.load(self._spliced_json(_stored(metadata), payload))
         except Unfit as unfit:
             problem = str(unfit)
         raise QueryError(f"{self.model.__name__}: the changes do not fit the model: {problem}")
@@ -269,6 +272,11 @@ def unknown_field(where: str, name: str, known: Iterable[str], served: str) -> s
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"Did you mean {near[0]}?" if near else served
     return f"{where} has no field {name[:64]!r}. {hint}"
+
+
+def _stored(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Metadata as it would come back from BSON."""
+    return {name: envelope.as_stored(value) for name, value in metadata.items()}
 
 
 _JSON_SPACE: Final = b" \t\n\r"

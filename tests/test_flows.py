@@ -15,7 +15,19 @@ from uuid import UUID, uuid4
 import pytest
 from bson import ObjectId
 from conftest import Driver, Proxy
-from pydantic import BaseModel, ConfigDict, Field, computed_field, model_validator
+from pydantic import (
+    Base64Bytes,
+    BaseModel,
+    ConfigDict,
+    Field,
+    FutureDate,
+    Json,
+    StringConstraints,
+    ValidationInfo,
+    computed_field,
+    field_validator,
+    model_validator,
+)
 from pymongo import MongoClient, ReadPreference, WriteConcern
 from pymongo.collation import Collation
 from pymongo.database import Database
@@ -334,6 +346,37 @@ async def test_update_validates_the_whole_model(driver: Driver) -> None:
     assert await spans.load(1) == updated
     with pytest.raises(QueryError, match="length is computed"):
         await spans.update(1, {"length": 1})
+
+
+async def test_update_leaves_the_other_fields_alone(driver: Driver) -> None:
+    """What pydantic would change or refuse if it were validated again stays: only what changes is validated, like a new value."""
+
+    class Parcel(BaseModel):
+        id: int
+        stamp: Base64Bytes
+        due: FutureDate
+        settings: Json[dict[str, int]]
+        code: Annotated[str, StringConstraints(strip_whitespace=True, to_upper=True)] = ""
+        fixed: int = Field(default=1, frozen=True)
+        seen: list[str] = []
+
+        @field_validator("code")
+        @classmethod
+        def checked(cls, code: str, info: ValidationInfo) -> str:
+            assert info.data["id"] == 1
+            return code
+
+    parcels = driver.repository(Parcel)
+    parcel = Parcel.model_validate({"id": 1, "stamp": "aGVsbG8=", "due": "2999-01-01", "settings": '{"a": 1}'})
+    parcel.due = date(2020, 1, 1)
+    await parcels.save(parcel)
+    updated = await parcels.update(1, {"code": " ab ", "fixed": 2})
+    assert updated == await parcels.load(1) == parcel.model_copy(update={"code": "AB", "fixed": 2})
+    assert (updated.stamp, updated.settings) == (b"hello", {"a": 1})
+    updated = await parcels.update(1, {"settings": '{"b": 2}', "stamp": "aGk="})
+    assert (updated.settings, updated.stamp) == ({"b": 2}, b"hi")
+    with pytest.raises(QueryError, match="due: date_future"):
+        await parcels.update(1, {"due": "2020-01-01"})
 
 
 @pytest.mark.parametrize(

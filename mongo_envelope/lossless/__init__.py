@@ -19,6 +19,7 @@ from pydantic_core import SchemaSerializer, SchemaValidator, ValidationError, co
 
 from mongo_envelope.errors import SchemaError
 
+from .changing import assigned
 from .node import Misfit, Node
 from .reading import CONFIG, LOAD, Codec
 from .rewrite import Rewriter
@@ -27,6 +28,7 @@ from .wrappers import dumped_by_user
 __all__ = ["Misfit", "Node", "Plan", "Rewritten", "Unfit", "core_schema_of"]
 
 Model = TypeVar("Model", bound=BaseModel)
+T = TypeVar("T")
 #: So many brackets may be nested deeper than pydantic's parser goes (200 levels).
 _DEEP: Final = 150
 _PYDANTIC_ERRORS: Final = frozenset(get_args(core_schema.ErrorType))
@@ -84,23 +86,23 @@ class Plan(Generic[Model]):
 
     def load(self, json: bytes) -> Model:
         """The model, its own validators run. Raise `Unfit` where the JSON does not fit it (any more)."""
-        return self._validated(lambda: self._validator.validate_json(json, context=LOAD))
+        loaded: Model = self._validated(lambda: self._validator.validate_json(json, context=LOAD))
+        return loaded
 
     def changed(self, model: Model, changes: Mapping[str, Any]) -> Model:
-        """Another instance with some fields changed, all of it validated by the model's own class. Raise `Unfit`."""
-        kept = {name: value for name, value in model.__dict__.items() if name in type(model).model_fields}
-        values = {**kept, **(model.__pydantic_extra__ or {}), **changes}
-        return self._validated(lambda: type(model).model_validate(values, by_name=True, by_alias=False))
+        """A copy with some fields changed, each of them validated. Raise `Unfit`."""
+        values = self._validated(lambda: assigned(model, changes))
+        return model.model_copy(update=values)
 
-    def _validated(self, validate: Callable[[], Model]) -> Model:
+    def _validated(self, validate: Callable[[], T]) -> T:
         try:
-            loaded = validate()
+            valid = validate()
         except ValidationError as error:
             problem = "; ".join(self._described(each) for each in _errors(error)[:8])
         except Exception as error:  # noqa: BLE001 - a user's validator may raise anything, with the value in its message
             problem = f"a validator raised {type(error).__name__}"
         else:
-            return loaded
+            return valid
         raise Unfit(problem)
 
     def _described(self, error: Any) -> str:
