@@ -22,7 +22,6 @@ from decimal import Context, Decimal
 from typing import Any, Final
 
 import bson
-from bson import Regex
 from bson.decimal128 import Decimal128
 
 from . import envelope
@@ -64,7 +63,7 @@ def _checks(given: dict[str, Any]) -> list[_Check]:
             wanted = _wanted(condition)
             if wanted is not None:
                 top, *steps = name.split(".")
-                checks.append(functools.partial(_matches, top, steps, [comparable(each) for each in wanted]))
+                checks.append(functools.partial(_matches, top, steps, frozenset(map(comparable, wanted))))
     return checks
 
 
@@ -73,21 +72,30 @@ def _any(branches: list[list[_Check]], document: dict[str, Any]) -> bool:
 
 
 def _wanted(condition: Any) -> list[Any] | None:
-    """The values of which one is asked for; None if the condition does not say, or not only by equality."""
+    """The values of which one is asked for; None if the condition does not say, or not only by equality with a plain value."""
     if isinstance(condition, dict) and any(name.startswith("$") for name in condition):
         wanted = [condition["$eq"]] if "$eq" in condition else condition.get("$in")
     else:
         wanted = [condition]
-    return None if wanted is None or any(isinstance(each, Regex) for each in wanted) else wanted
+    # A pattern asks for what it matches. It has no hash; what else has none is not worth a comparison of its own.
+    return wanted if wanted is not None and all(map(_has_hash, wanted)) else None
 
 
-def _matches(top: str, steps: list[str], wanted: list[Any], document: dict[str, Any]) -> bool:
+def _has_hash(value: Any) -> bool:
+    try:
+        hash(comparable(value))
+    except TypeError:
+        return False
+    return True
+
+
+def _matches(top: str, steps: list[str], wanted: frozenset[Any], document: dict[str, Any]) -> bool:
     if top not in document:
         return None in wanted
     if steps and None in wanted:
         return True  # what null means along a path through arrays is left to the server
     for value in _values(document[top], steps):
-        if comparable(value) in wanted or (isinstance(value, list) and any(comparable(each) in wanted for each in value)):
+        if any(_has_hash(each) and comparable(each) in wanted for each in (value, *(value if isinstance(value, list) else ()))):
             return True
     return False
 

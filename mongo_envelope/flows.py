@@ -94,6 +94,8 @@ class Flows(Generic[Model]):
         validate_on_save: bool,
         shard_key: Sequence[str],
     ) -> None:
+        if isinstance(model, Collection | AsyncCollection):
+            raise ConfigurationError("the model comes first, then the collection: Repository(Customer, collection, keys=keys)")
         if not isinstance(collection, Collection | AsyncCollection) or not isinstance(collection, kind):
             right = "Repository with a MongoClient, AsyncRepository with an AsyncMongoClient"
             raise ConfigurationError(
@@ -252,6 +254,8 @@ class Flows(Generic[Model]):
 
     async def save_many(self, models: Iterable[Model], *, session: Any) -> list[Model]:
         """Insert the new ones in one command, then replace the others one by one."""
+        if isinstance(models, BaseModel):
+            raise QueryError("save_many takes several models, in a list, say; save takes one")
         given = list(models)
         once = list({id(model): model for model in given}.values())
         sealed = [self.seal(model) for model in once]
@@ -385,6 +389,8 @@ class Flows(Generic[Model]):
 
     async def load_many(self, identities: Iterable[Any], *, session: Any) -> list[Model]:
         """Several documents by their ids, in the order of these."""
+        if isinstance(identities, str | bytes | Mapping):
+            raise QueryError("load_many takes several ids, in a list, say; load takes one")
         given = list(identities)
         asked = [identity_value(self.schema, each) for each in given]
         keys = [comparable(envelope.as_stored(each)) for each in asked]

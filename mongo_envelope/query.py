@@ -94,6 +94,8 @@ def compile_sort(
     compiled: dict[str, int] = {}
     for pair in pairs:
         name, way = pair if isinstance(pair, Sequence) and not isinstance(pair, str) and len(pair) == 2 else (pair, 1)
+        if isinstance(name, str) and name.startswith(("-", "+")):
+            raise QueryError(f"{name[:64]}: a sort names the field and the direction apart, as in sort({name[1:65]!r}, -1)")
         place = _place(schema, name)
         if type(way) is not int or way not in (1, -1):
             raise QueryError(f"{place.name}: a direction is 1 or -1")
@@ -112,6 +114,8 @@ def identity_value(schema: Schema[Any], value: Any) -> Any:
     place = _place(schema, schema.identity.name)
     if value is None:
         raise QueryError(f"{place.name}: None names no document")
+    if isinstance(value, schema.model):
+        raise QueryError(f"{place.name}: a whole {schema.model.__name__} was given where its {place.name} is wanted")
     meant = _meant(place, value)
     projected = meant.projected()
     if place.node is not None and place.node.rounds and not is_exact(meant.value):
@@ -412,7 +416,11 @@ def _meant(place: _Place, value: Any) -> _Meant:
     label = place.node.label
     if value is None:
         raise QueryError(f'{place.name}: a {label} here is never None. For documents without the field: {{"$exists": False}}')
-    hint = f". Filter by {place.name}.<field>, or by all fields with their exact types" if isinstance(value, dict) else ""
+    hint = ""
+    if isinstance(value, dict):
+        hint = f". Filter by {place.name}.<field>, or by all fields with their exact types"
+        if meant := [f"${name}" for name in value if f"${name}" in _OPERATORS]:
+            hint = f". Operators begin with $: {', '.join(meant)}"
     raise QueryError(
         f"{place.name}: this field is a {label}, and the filter's value is a {type(value).__name__} that is not one{hint}"
     )

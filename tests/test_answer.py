@@ -83,9 +83,9 @@ def raw(document: dict[str, Any]) -> bytes:
 
 @pytest.fixture(scope="module")
 def documents() -> Documents:
-    """A document for each value, and one without any."""
+    """A document for each value, one without any, and one with a value that cannot be hashed."""
     found = {number: raw({"_id": number, "f": value}) for number, value in enumerate(VALUES)}
-    return found | {MISSING: raw({"_id": MISSING})}
+    return found | {MISSING: raw({"_id": MISSING}), MISSING + 1: raw({"_id": MISSING + 1, "f": [Regex("^a")]})}
 
 
 @pytest.fixture
@@ -139,6 +139,7 @@ def test_of_a_filter_of_equalities_every_part_counts(collection: Any, documents:
         {"f": {"$not": {"$gt": 3}}},
         {"f": re.compile("^a")},
         {"f": {"$in": [Regex("^a"), 5]}},
+        {"f": {"$eq": {"a": Regex("^a")}}},
         {"$nor": [{"f": 5}]},
         {"$or": [{"f": 5}, {"f": {"$gt": 3}}]},
         {"f": {"$elemMatch": {"$eq": 1}}},

@@ -602,6 +602,21 @@ async def test_delete_many_says_how_many(driver: Driver, database: Db) -> None:
     assert await customers.delete_many({}) == 2
 
 
+async def test_one_where_several_are_wanted_is_told_apart(driver: Driver) -> None:
+    """A model or an id alone, and a model in the place of its id or of the collection: the error says what was meant."""
+    customers = driver.repository(Customer)
+    ada = await customers.save(Customer())
+    with pytest.raises(QueryError, match="save takes one"):
+        await customers.save_many(ada)
+    with pytest.raises(QueryError, match="load takes one"):
+        await customers.load_many(str(ada.id))
+    for call in (customers.load, customers.delete):
+        with pytest.raises(QueryError, match="a whole Customer was given where its id is wanted"):
+            await call(ada)
+    with pytest.raises(ConfigurationError, match="the model comes first"):
+        driver.repository(driver.collection(), Customer)
+
+
 # --- what the server says ---------------------------------------------------------------------------------------------
 
 

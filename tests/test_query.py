@@ -917,3 +917,19 @@ def test_a_query_sees_milliseconds_rounded_down(database: Database[dict[str, Any
     assert records.find({"at": {"$lt": late.at}}).to_list() == []
     assert records.find({"at": {"$gte": late.at}}, sort="id").to_list() == [early, late]
     assert records.find({"at": {"$lt": NOON + timedelta(milliseconds=1)}}, sort="id").to_list() == [early, late]
+
+
+def test_what_people_write_elsewhere_is_answered_with_what_to_write_here() -> None:
+    """A direction in the name, and an operator without its dollar sign."""
+    with pytest.raises(QueryError, match=r"as in sort\('tenant', -1\)"):
+        compile_sort(SCHEMA, "-tenant")
+    assert "Operators begin with $: $gt" in refused({"number": {"gt": 5}})
+
+
+def test_a_day_may_be_given_as_the_moment_at_which_it_begins() -> None:
+    """In UTC, like all without a zone; any other moment is no day."""
+    day = date(2024, 1, 31)
+    midnight = datetime(2024, 1, 31, tzinfo=UTC)
+    assert compile_filter(SCHEMA, {"day": midnight}) == compile_filter(SCHEMA, {"day": day})
+    assert compile_filter(SCHEMA, {"day": midnight.replace(tzinfo=None)}) == compile_filter(SCHEMA, {"day": day})
+    assert "this field is a date" in refused({"day": midnight + timedelta(hours=1)})
