@@ -18,6 +18,7 @@ import bson
 from bson import Regex
 from bson.raw_bson import RawBSONDocument
 from pydantic import BaseModel
+from pymongo import ReadPreference
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.collection import Collection
 from pymongo.errors import BulkWriteError, DuplicateKeyError
@@ -110,7 +111,14 @@ class Flows(Generic[Model]):
         self.place = (collection.full_name, self.codec.context)
         self._shard_key = self._stored_shard_key(shard_key)
         raw = envelope.CODEC_OPTIONS.with_options(document_class=RawBSONDocument)
-        self.collection = _acknowledged(collection.with_options(codec_options=raw))
+        self._use(collection.with_options(codec_options=raw))
+
+    def _use(self, collection: Any) -> None:
+        if not collection.write_concern.acknowledged:
+            raise ConfigurationError("an unacknowledged write concern (w=0) would lose updates without a sign")
+        self.collection = collection
+        #: for what a write has to know first: a secondary may be behind
+        self._primary = collection.with_options(read_preference=ReadPreference.PRIMARY)
 
     def _stored_shard_key(self, names: Sequence[str]) -> tuple[str, ...]:
         if isinstance(names, str) or not all(isinstance(name, str) for name in names):
@@ -125,7 +133,7 @@ class Flows(Generic[Model]):
     def with_options(self, **options: Any) -> Self:
         """The same flows over the collection with other options."""
         other = copy.copy(self)
-        other.collection = _acknowledged(self.collection.with_options(**options))
+        other._use(self.collection.with_options(**options))
         return other
 
     # --- writing ------------------------------------------------------------------------------------------------------
@@ -240,12 +248,12 @@ class Flows(Generic[Model]):
         if not self._shard_key:
             return ()
         where, fields = {"_id": identity}, dict.fromkeys(self._shard_key, 1)
-        document = await settle(self.collection.find_one(where, fields, collation=BYTE_BY_BYTE, session=session))
+        document = await settle(self._primary.find_one(where, fields, collation=BYTE_BY_BYTE, session=session))
         return None if document is None else self._shard(document.raw)
 
     async def _missed(self, identity: Any, session: Any) -> RepositoryError:
         """Why no document was there to be replaced."""
-        found = await settle(self.collection.find_one({"_id": identity}, {"_id": 1}, collation=BYTE_BY_BYTE, session=session))
+        found = await settle(self._primary.find_one({"_id": identity}, {"_id": 1}, collation=BYTE_BY_BYTE, session=session))
         if found is None:
             return DocumentNotFoundError("not saved: the document has been deleted. save(…, overwrite=True) writes it anew")
         return RevisionConflictError(
@@ -294,7 +302,7 @@ class Flows(Generic[Model]):
 
     async def update(self, identity: Any, changes: Mapping[str, Any] | Callable[[Model], Any], *, session: Any) -> Model:
         """Load, change, save: once. The shells repeat it after a conflict."""
-        stored, loaded = await self._load(identity, session)
+        stored, loaded = await self._load(self._primary, identity, session)
         expected = recall(loaded, self.place, stored)
         if callable(changes):
             given = await settle(changes(loaded))
@@ -355,17 +363,17 @@ class Flows(Generic[Model]):
 
     async def load(self, identity: Any, *, session: Any) -> Model:
         """One document by its id."""
-        return (await self._load(identity, session))[1]
+        return (await self._load(self.collection, identity, session))[1]
 
-    async def _load(self, identity: Any, session: Any) -> tuple[Any, Model]:
-        asked, document = await self._find_by_id(identity, session)
+    async def _load(self, collection: Any, identity: Any, session: Any) -> tuple[Any, Model]:
+        asked, document = await self._find_by_id(collection, identity, session)
         found, model = self.open(document)
         self._check_identity(found, asked)
         return found, model
 
     async def load_raw(self, identity: Any, *, session: Any) -> dict[str, Any]:
         """One document by its id, verified and decrypted, not validated."""
-        asked, document = await self._find_by_id(identity, session)
+        asked, document = await self._find_by_id(self.collection, identity, session)
         try:
             found, content = self.codec.open_raw_bson(bytes(document.raw))
         except (EnvelopeError, KeyUnavailableError) as error:
@@ -374,9 +382,9 @@ class Flows(Generic[Model]):
         self._check_identity(found, asked)
         return content
 
-    async def _find_by_id(self, identity: Any, session: Any) -> tuple[Any, RawBSONDocument]:
+    async def _find_by_id(self, collection: Any, identity: Any, session: Any) -> tuple[Any, RawBSONDocument]:
         asked = identity_value(self.schema, identity)
-        document = await settle(self.collection.find_one({"_id": asked}, collation=BYTE_BY_BYTE, session=session))
+        document = await settle(collection.find_one({"_id": asked}, collation=BYTE_BY_BYTE, session=session))
         if document is None:
             raise DocumentNotFoundError("there is no such document").about(document_id=identity, collection=self.name)
         return asked, document
@@ -495,12 +503,6 @@ class Flows(Generic[Model]):
         if tag is None:
             raise DocumentNotFoundError("this instance was not loaded from here, and not saved: it has no revision yet")
         return as_text(tag)
-
-
-def _acknowledged(collection: Any) -> Any:
-    if not collection.write_concern.acknowledged:
-        raise ConfigurationError("an unacknowledged write concern (w=0) would lose updates without a sign")
-    return collection
 
 
 def _in_transaction(session: Any) -> bool:

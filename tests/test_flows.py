@@ -779,6 +779,25 @@ async def test_with_options_is_another_repository(driver: Driver, server: embedd
             customers.with_options(write_concern=WriteConcern(0))
 
 
+async def test_what_a_write_has_to_know_is_asked_of_the_primary(driver: Driver, server: embedded.Server) -> None:
+    """A secondary may be behind: update would read an old revision, and a document would seem to be gone."""
+    async with watched(driver, server, Customer, shard_key=("tenant",)) as (customers, _):
+        near = customers.with_options(read_preference=ReadPreference.SECONDARY_PREFERRED)
+        flows = near.inner._flows
+        assert flows.collection.read_preference == ReadPreference.SECONDARY_PREFERRED
+        assert flows._primary.read_preference == ReadPreference.PRIMARY
+        ada = await near.save(Customer())
+        reading = []
+        real = flows.collection.find_one
+        flows.collection.__dict__["find_one"] = lambda *args, **options: reading.append(args) or real(*args, **options)
+        ada = await near.update(ada.id, {"rank": 1})
+        await near.save(Customer(id=ada.id), overwrite=True)
+        with pytest.raises(RevisionConflictError):
+            await near.save(ada)
+        await near.delete(ada.id)
+        assert reading == []
+
+
 # --- sharded collections: the filters that a cluster needs. No cluster is to be had here -------------------------------
 
 
