@@ -212,9 +212,15 @@ class Schema(Generic[Model]):
                 raise QueryError(unknown_field(self.model.__name__, name, known, f"Its fields: {', '.join(known)}"))
 
     def raw(self, document: Mapping[str, Any], payload: bytes) -> dict[str, Any]:
-        """Metadata and payload as one dict of plain values by field name, not validated. Raise `PayloadError` if it is not JSON."""
+        """Metadata and payload as one dict of plain values, not validated: by field name; what is no field, by stored name.
+
+        Raise `PayloadError` if the payload is not JSON.
+        """
         content = payload_object(payload)
-        return {field.name: document[field.stored] for field in self.stored if field.stored in document} | content
+        clear = [
+            (self._by_name.get(name), name, document[name]) for name in document if name == "_id" or name not in envelope.RESERVED
+        ]
+        return {name if field is None else field.name: value for field, name, value in clear} | content
 
     def metadata_problem(self, document: Mapping[str, Any], encodes: Callable[[Any], bool]) -> str:
         """Which field's value BSON cannot hold, for the error of a document that did not encode."""

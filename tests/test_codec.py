@@ -236,3 +236,26 @@ def test_instances_with_extras_open_with_extras() -> None:
     document = codec.seal(saved)
     assert "more" not in document
     assert codec.open(document) == saved
+
+
+def test_open_raw_gives_what_stood_in_the_clear_and_does_so_no_more() -> None:
+    """A field that was queryable when it was sealed is in the content, whether it is sensitive now, of another type, or gone."""
+
+    class Before(BaseModel):
+        id: int = 1
+        email: Annotated[str, Queryable(name="e")] = CANARY
+        tenant: Annotated[str, Queryable()] = "acme"
+
+    class Hidden(BaseModel):
+        id: int
+        email: str
+        tenant: Annotated[int, Queryable()]
+
+    class Gone(BaseModel):
+        id: int
+
+    document = DocumentCodec(Before, keys=KEYS, context="c").seal(Before())
+    for model in (Hidden, Gone):
+        content = DocumentCodec(model, keys=KEYS, context="c").open_raw(document)
+        assert content == {"id": 1, "e": CANARY, "tenant": "acme"}
+    assert DocumentCodec(Before, keys=KEYS, context="c").open_raw(document) == {"id": 1, "email": CANARY, "tenant": "acme"}
