@@ -277,22 +277,25 @@ class Flows(Generic[Model]):
 
     async def _insert_many(self, fresh: list[tuple[Model, _Sealed]], session: Any) -> None:
         uncertain = _in_transaction(session)
+        were = "will not be, once the transaction is aborted" if uncertain else "were saved"
         written, failed = len(fresh), None
         try:
             await settle(self.collection.insert_many([RawBSONDocument(each.raw) for _, each in fresh], session=session))
         except BulkWriteError as error:
-            problem = (error.details or {}).get("writeErrors") or [{}]
+            details = error.details or {}
+            problem = details.get("writeErrors") or [{}]
             if problem[0].get("code") != _DUPLICATE_KEY:
                 self._remember_written(fresh, uncertain=True)
                 raise
             written = problem[0]["index"]
             failed = _duplicate(problem[0])
+            if details.get("writeConcernErrors"):
+                uncertain, were = True, "were written, but the write concern was not met, so that they may be lost again"
         except BaseException:  # as in `save`
             self._remember_written(fresh, uncertain=True)
             raise
         self._remember_written(fresh[:written], uncertain=uncertain)
         if failed is not None:
-            were = "will not be, once the transaction is aborted" if uncertain else "were saved"
             failed.args = (f"{failed.args[0]}. Of {len(fresh)} new documents the {written} before it {were}",)
             raise failed.about(document_id=fresh[written][1].identity, collection=self.name)
 

@@ -590,6 +590,22 @@ async def test_save_many_takes_an_instance_once(driver: Driver, database: Db) ->
     assert database.customers.count_documents({}) == 1
 
 
+async def test_a_batch_that_ends_in_a_duplicate_and_in_an_unmet_write_concern(
+    driver: Driver, server: embedded.Server, database: Db, fail_command: Fail
+) -> None:
+    """The documents before the duplicate may be rolled back: that is said, and they can be saved again whether they were or not."""
+    async with driver.another_client(server.uri, retryWrites=False, appName="fails") as client:
+        customers = driver.repository(Customer, driver.collection(client=client))
+        taken = await customers.save(Customer())
+        batch = [Customer(), Customer(), Customer(id=taken.id)]
+        fail_command(["insert"], writeConcernError={"code": 64, "errmsg": "waiting for replication timed out"})
+        with pytest.raises(RevisionConflictError, match="the 2 before it were written, but the write concern was not met"):
+            await customers.save_many(batch)
+        database.customers.delete_one({"_id": batch[0].id})  # as a rollback would
+        await customers.save_many(batch[:2])
+        assert await customers.count() == 3
+
+
 async def test_delete_many_says_how_many(driver: Driver, database: Db) -> None:
     """By a filter on queryable fields, which must be given; a sensitive one is refused and nothing deleted."""
     customers = driver.repository(Customer)
