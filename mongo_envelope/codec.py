@@ -78,13 +78,13 @@ class DocumentCodec(Generic[Model]):
 
     def open_raw(self, document: Document) -> dict[str, Any]:
         """Verify and decrypt, but do not validate: plain values by field name. The way out of a `PayloadError`."""
-        return self.open_raw_bson(_as_bson(document))[1]
+        return self.open_raw_bson(_as_bson(document))[2]
 
-    def open_raw_bson(self, raw: bytes) -> tuple[Any, dict[str, Any]]:
-        """The verified ``_id``, and the content as `open_raw` gives it, from BSON."""
+    def open_raw_bson(self, raw: bytes) -> tuple[Any, bytes, dict[str, Any]]:
+        """The verified ``_id`` and ``hmac``, and the content as `open_raw` gives it, from BSON."""
         try:
             document, payload = envelope.open(raw, keys=self._keys, context=self.context)
-            return document["_id"], self.schema.raw(document, payload)
+            return document["_id"], document["hmac"], self.schema.raw(document, payload)
         except (EnvelopeError, KeyUnavailableError) as error:
             error.about(document_id=envelope.identify(raw))
             raise

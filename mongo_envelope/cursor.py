@@ -6,6 +6,7 @@ Classes with ``__next__`` and ``__anext__``, not generators, so that one documen
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, Generic, Self, TypeVar
 
@@ -64,18 +65,18 @@ class Cursor(_AnyCursor[Model]):
             raise StopIteration
         return model  # type: ignore[no-any-return]  # END is the only other thing
 
-    def to_list(self) -> list[Model]:
-        """All of them."""
-        return list(self)
+    def to_list(self, length: int | None = None) -> list[Model]:
+        """All that are left, or at most ``length`` of them."""
+        return list(itertools.islice(self, length))
 
     def first(self) -> Model | None:
-        """The first of them, or None. Closes the cursor."""
+        """The first that is left, or None. Then the cursor is closed."""
         self._ask_for_one()
         with self:
             return next(self, None)
 
     def close(self) -> None:
-        """Free the cursor on the server; it is freed at its end anyway."""
+        """Free the cursor on the server; it is freed at its end anyway. What has come already can still be read."""
         self._cursor.close()
 
     def __enter__(self) -> Self:
@@ -98,18 +99,21 @@ class AsyncCursor(_AnyCursor[Model]):
             raise StopAsyncIteration
         return model  # type: ignore[no-any-return]  # END is the only other thing
 
-    async def to_list(self) -> list[Model]:
-        """All of them."""
-        return [model async for model in self]
+    async def to_list(self, length: int | None = None) -> list[Model]:
+        """All that are left, or at most ``length`` of them."""
+        models: list[Model] = []
+        while len(models) != length and (model := await anext(self, None)) is not None:
+            models.append(model)
+        return models
 
     async def first(self) -> Model | None:
-        """The first of them, or None. Closes the cursor."""
+        """The first that is left, or None. Then the cursor is closed."""
         self._ask_for_one()
         async with self:
             return await anext(self, None)
 
     async def close(self) -> None:
-        """Free the cursor on the server; it is freed at its end anyway."""
+        """Free the cursor on the server; it is freed at its end anyway. What has come already can still be read."""
         await self._cursor.close()
 
     async def __aenter__(self) -> Self:

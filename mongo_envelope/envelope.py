@@ -44,6 +44,9 @@ CODEC_OPTIONS: Final[CodecOptions[dict[str, Any]]] = CodecOptions(
 #: The most elements at the top of a document. A bound, so that a hostile document of 16 MB cannot cost a gigabyte to look at.
 MAX_ELEMENTS: Final = 4096
 
+#: The longest ``_id`` element that is decoded to name a document that was refused: a hostile one of 16 MB would cost a second.
+_LONGEST_ID: Final = 1024
+
 _INT32: Final = struct.Struct("<i")
 _TAG_HEADER: Final = b"\x05hmac\x00" + _INT32.pack(primitives.TAG_BYTES) + b"\x00"  # binary, subtype 0
 _TRAILER_BYTES: Final = len(_TAG_HEADER) + primitives.TAG_BYTES + 1  # 44: the hmac element and the closing zero
@@ -169,12 +172,14 @@ _Span = tuple[int, int, int]  # the element begins, its value begins, it ends
 
 
 def identify(raw: bytes) -> Any:
-    """The unverified ``_id`` of a raw document, for an error message; None where there is none to be read."""
+    """The unverified ``_id`` of a raw document, for an error message; None where there is none to be read, or a very long one."""
     elements: dict[bytes, _Span] = {}
     try:
         with contextlib.suppress(MalformedEnvelopeError):  # what stands before the fault is enough
             _walk(raw, elements)
         start, _, end = elements[b"_id"]
+        if end - start > _LONGEST_ID:
+            return None
         return bson.decode(_INT32.pack(end - start + 5) + raw[start:end] + b"\x00", CODEC_OPTIONS)["_id"]
     except (KeyError, BSONError):
         return None

@@ -10,7 +10,7 @@ recreates the collection could otherwise decide what equals what, and `answer` c
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, Literal, Self, TypeVar
 
@@ -43,7 +43,7 @@ from .errors import (
 from .keys import KeyRing
 from .provision import BYTE_BY_BYTE, set_up
 from .query import compile_filter, compile_sort, from_stored, identity_value, stored_name
-from .revision import ABSENT, FRESH, Revision, as_text, from_text, recall, remember
+from .revision import ABSENT, FRESH, Content, Revision, as_text, from_text, recall, remember
 
 __all__ = ["END", "Filter", "Flows", "Found", "Hint", "OnInvalid", "SortKey"]
 
@@ -303,24 +303,42 @@ class Flows(Generic[Model]):
         for model, each in written:
             remember(model, self.place, each.identity, (*each.known, each.revision) if uncertain else (each.revision,))
 
-    async def update(self, identity: Any, changes: Mapping[str, Any] | Callable[[Model], Any], *, session: Any) -> Model:
-        """Load, change, save: once. The shells repeat it after a conflict."""
+    async def update(
+        self, identity: Any, changes: Mapping[str, Any] | Callable[[Model], Any], *, revision: str | None, session: Any
+    ) -> Model | RevisionConflictError:
+        """Load, change, save: once. The shells repeat it after a conflict, which is given back: the function may raise its own."""
         stored, loaded = await self._load(self._primary, identity, session)
         expected = recall(loaded, self.place, stored)
+        if revision is not None and expected[0].tag != _tag(revision):
+            return RevisionConflictError("not saved: the document is of another revision than the one named").about(
+                document_id=stored, collection=self.name
+            )
         if callable(changes):
-            given = await settle(changes(loaded))
+            given = await self._answer_of(changes(loaded))
             changed = loaded if given is None else given
             if not isinstance(changed, self.schema.model):
                 raise QueryError(
                     f"update: the function gives back a {self.schema.model.__name__}, or None after changing the one it was given, "
                     f"and not a {type(changed).__name__}"
                 )
+            self.schema.check_changed(changed)
         else:
             changed = self.schema.changed(loaded, changes)
         sealed = self.seal(changed)
         if not same(sealed.identity, stored):
             raise QueryError("update: the function changed the id. Save a new instance, and delete this document")
-        return await self._store(changed, sealed, expected, overwrite=False, session=session)
+        try:
+            return await self._store(changed, sealed, expected, overwrite=False, session=session)
+        except RevisionConflictError as conflict:
+            return conflict
+
+    async def _answer_of(self, given: Any) -> Any:
+        """What a function of the user gave, awaited where that is possible."""
+        if hasattr(type(given), "__await__") and isinstance(self.collection, Collection):
+            if isinstance(given, Coroutine):
+                given.close()
+            raise QueryError("a coroutine function cannot be waited for here: give a plain function, or use AsyncRepository")
+        return await settle(given)
 
     async def delete(self, identity: Any, *, revision: str | None, session: Any) -> bool:
         """Delete one document by its id."""
@@ -378,11 +396,13 @@ class Flows(Generic[Model]):
         """One document by its id, verified and decrypted, not validated."""
         asked, document = await self._find_by_id(self.collection, identity, session)
         try:
-            found, content = self.codec.open_raw_bson(bytes(document.raw))
+            found, tag, values = self.codec.open_raw_bson(bytes(document.raw))
         except (EnvelopeError, KeyUnavailableError) as error:
             error.about(collection=self.name)
             raise
         self._check_identity(found, asked)
+        content = Content(values)
+        content.tag = tag
         return content
 
     async def _find_by_id(self, collection: Any, identity: Any, session: Any) -> tuple[Any, RawBSONDocument]:
@@ -469,7 +489,7 @@ class Flows(Generic[Model]):
                     raise
                 invalid = error
             if callable(found.on_invalid):
-                await settle(found.on_invalid(invalid))
+                await self._answer_of(found.on_invalid(invalid))
 
     async def count(self, where: Filter, *, max_time_ms: int | None, session: Any, **options: Any) -> int:
         """How many match, as the server says."""
@@ -496,10 +516,12 @@ class Flows(Generic[Model]):
         """Check collection and server, and make the indexes that are missing."""
         return await set_up(self.collection, self.schema.indexes, keys=self._keys, context=self.codec.context, session=session)
 
-    def revision(self, model: Model) -> str:
+    def revision(self, model: Model | Mapping[str, Any]) -> str:
         """The revision of the document that an instance stands for; of several that are possible, the latest."""
         field, tag = self.schema.identity, None
-        if isinstance(model, self.schema.model):
+        if isinstance(model, Content):
+            tag = model.tag
+        elif isinstance(model, self.schema.model):
             identity = getattr(model, field.name)
             if identity is not None and field.node.fits(identity):
                 tag = recall(model, self.place, field.node.projected(identity))[-1].tag

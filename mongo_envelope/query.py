@@ -228,7 +228,9 @@ def _filter(find: Callable[[object], _Place], given: object) -> dict[str, Any]:
             raise QueryError(f"{place.name}: the field stands twice in one filter, under two names. Use $and")
         compiled[place.stored] = _condition(place, condition)
         if not encodes(compiled[place.stored]):
-            raise QueryError(f"{place.name}: a value that BSON cannot hold: an int beyond 64 bits, a lone surrogate, a NUL")
+            raise QueryError(
+                f"{place.name}: a value that BSON cannot hold: an int beyond 64 bits, a lone surrogate, a NUL in a name"
+            )
     return compiled
 
 
@@ -422,7 +424,7 @@ def _meant(place: _Place, value: Any) -> _Meant:
         if meant := [f"${name}" for name in value if f"${name}" in _OPERATORS]:
             hint = f". Operators begin with $: {', '.join(meant)}"
     raise QueryError(
-        f"{place.name}: this field is a {label}, and the filter's value is a {type(value).__name__} that is not one{hint}"
+        f"{place.name}: this field is a {label}, and the value given is a {type(value).__name__} that is not one{hint}"
     )
 
 

@@ -42,12 +42,14 @@ Model = TypeVar("Model", bound=BaseModel)
 _REPEATS: Final = 12
 
 
-def _pauses(session: Any) -> Iterator[float]:
+def _pauses(revision: str | None, session: Any) -> Iterator[float]:
     """Seconds to wait before each repetition: at random, on average twice as long each time, so that writers get out of step.
 
-    None in a transaction: it would read the same again. There the whole transaction is repeated, by pymongo's ``with_transaction``.
+    None where one revision and no other is to be changed. None in a transaction: it would read the same again; there the whole
+    transaction is repeated, by pymongo's ``with_transaction``.
     """
-    for number in range(0 if session is not None and session.in_transaction else _REPEATS):
+    once = revision is not None or (session is not None and session.in_transaction)
+    for number in range(0 if once else _REPEATS):
         yield random.uniform(0, min(0.25, 0.001 * 2**number))  # noqa: S311 - nothing secret
 
 
@@ -89,8 +91,10 @@ class _Shell(Generic[Model]):
         """The codec: `seal` and `open` without a database."""
         return self._flows.codec
 
-    def revision(self, model: Model) -> str:
-        """The revision that an instance was loaded or saved with, as 64 hexadecimal digits. In double quotes it is an ETag.
+    def revision(self, model: Model | Mapping[str, Any]) -> str:
+        """The revision that an instance was loaded or saved with, or that `load_raw` has read, as 64 hexadecimal digits.
+
+        In double quotes it is an ETag.
 
         It changes with every write. After a write whose outcome is unknown it is that write's. Raise `DocumentNotFoundError` for
         an instance that was neither loaded nor saved here.
@@ -177,7 +181,10 @@ class Repository(_Shell[Model]):
         *,
         session: ClientSession | None = None,
     ) -> list[Model]:
-        """The models with these ids, verified, in the order of the ids. Raise as `load`, also if only one is missing."""
+        """The models with these ids, verified, in the order of the ids. Raise as `load`, also if only one is missing.
+
+        Those that are there, whatever is missing: ``find({"id": {"$in": ids}})``.
+        """
         return drive(self._flows.load_many(ids, session=session))
 
     def load_raw(
@@ -188,7 +195,8 @@ class Repository(_Shell[Model]):
     ) -> dict[str, Any]:
         """The content of a document by field name: verified and decrypted, but not validated, as plain values of BSON and JSON.
 
-        The way out of a `PayloadError`, where the model has changed. Otherwise it raises as `load`.
+        The way out of a `PayloadError`, where the model has changed: mend it, and save an instance made of it with
+        ``revision=repository.revision(content)``. Otherwise it raises as `load`.
         """
         return drive(self._flows.load_raw(id, session=session))
 
@@ -301,21 +309,24 @@ class Repository(_Shell[Model]):
         id: Any,
         changes: Mapping[str, Any] | Callable[[Model], Model | None],
         *,
+        revision: str | None = None,
         session: ClientSession | None = None,
     ) -> Model:
         """Load, change, save, and begin again if somebody wrote in between. The saved model.
 
-        ``changes``: whole fields by name, validated with the rest of the model; or a function that is given the loaded model and
-        gives back a changed one, or None if it changed that. It may be called several times. Raise `QueryError` for changes that
-        do not fit, `RevisionConflictError` after a dozen conflicts or, in a transaction, after one, and what `load` and `save`
-        raise.
+        ``changes``: whole fields by name; or a function that is given the loaded model and gives back a changed one, or None if it
+        changed that, and may be called several times. ``revision``: change this one or none. Raise `QueryError` for changes that
+        do not fit the model, `RevisionConflictError` (after a dozen conflicts; at once in a transaction or with ``revision``), and
+        what `load` and `save` raise. After an error of pymongo it is unknown whether the changes were made.
         """
-        for pause in _pauses(session):
-            try:
-                return drive(self._flows.update(id, changes, session=session))
-            except RevisionConflictError:
-                time.sleep(pause)
-        return drive(self._flows.update(id, changes, session=session))
+        pauses = _pauses(revision, session)
+        while isinstance(
+            saved := drive(self._flows.update(id, changes, revision=revision, session=session)), RevisionConflictError
+        ):
+            if (pause := next(pauses, None)) is None:
+                raise saved
+            time.sleep(pause)
+        return saved
 
     def delete(
         self,
@@ -497,15 +508,16 @@ class AsyncRepository(_Shell[Model]):
         id: Any,
         changes: Mapping[str, Any] | Callable[[Model], Awaitable[Model | None] | Model | None],
         *,
+        revision: str | None = None,
         session: AsyncClientSession | None = None,
     ) -> Model:
         """See `Repository.update`. The function may be a coroutine function."""
-        for pause in _pauses(session):
-            try:
-                return await self._flows.update(id, changes, session=session)
-            except RevisionConflictError:
-                await asyncio.sleep(pause)
-        return await self._flows.update(id, changes, session=session)
+        pauses = _pauses(revision, session)
+        while isinstance(saved := await self._flows.update(id, changes, revision=revision, session=session), RevisionConflictError):
+            if (pause := next(pauses, None)) is None:
+                raise saved
+            await asyncio.sleep(pause)
+        return saved
 
     async def delete(
         self,

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from .answer import same
 
-__all__ = ["ABSENT", "FRESH", "Place", "Revision", "as_text", "from_text", "recall", "remember"]
+__all__ = ["ABSENT", "FRESH", "Content", "Place", "Revision", "as_text", "from_text", "recall", "remember"]
 
 #: The collection's full name, and the context.
 Place = tuple[str, str]
@@ -65,6 +65,14 @@ def remember(model: BaseModel, place: Place, identity: Any, revisions: tuple[Rev
     known = _Known(model.__pydantic_fields_set__)
     known.stands_for = (place, identity, revisions)
     object.__setattr__(model, "__pydantic_fields_set__", known)
+
+
+class Content(dict[str, Any]):
+    """The content of a document, as `load_raw` gives it, and of which revision it is."""
+
+    __slots__ = ("tag",)
+
+    tag: bytes
 
 
 def as_text(tag: bytes) -> str:

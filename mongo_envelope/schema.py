@@ -184,11 +184,24 @@ class Schema(Generic[Model]):
         """
         self._check_changes(changes)
         try:
-            metadata, payload = self.split(self._plan.changed(model, changes))
-            return self._plan.load(self._spliced_json(_stored(metadata), payload))
+            return self._reloaded(self._plan.changed(model, changes))
         except Unfit as unfit:
             problem = str(unfit)
         raise QueryError(f"{self.model.__name__}: the changes do not fit the model: {problem}")
+
+    def check_changed(self, model: Model) -> None:
+        """Raise `QueryError` for an instance that could be saved, and not be loaded again."""
+        try:
+            self._reloaded(model)
+        except Unfit as unfit:
+            problem = str(unfit)
+        else:
+            return
+        raise QueryError(f"{self.model.__name__}: the changes do not fit the model: {problem}")
+
+    def _reloaded(self, model: Model) -> Model:
+        metadata, payload = self.split(model)
+        return self._plan.load(self._spliced_json(_stored(metadata), payload))
 
     def _check_changes(self, changes: Mapping[str, Any]) -> None:
         """Names only: an update takes whole fields of the model, and no operators of MongoDB."""

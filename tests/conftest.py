@@ -20,7 +20,7 @@ import inspect
 import select
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Self
 from urllib.parse import unquote
@@ -32,7 +32,7 @@ from pymongo import AsyncMongoClient, MongoClient
 from pymongo.database import Database
 
 from mongo_envelope import AsyncCursor, AsyncRepository, DocumentCodec, KeyRing, Repository, embedded
-from mongo_envelope.bridge import settle
+from mongo_envelope.bridge import drive, settle
 
 Client = MongoClient[dict[str, Any]] | AsyncMongoClient[dict[str, Any]]
 
@@ -95,6 +95,10 @@ class Driver:
         kind: Any = AsyncRepository if self.is_async else Repository
         target = self.collection() if collection is None else collection
         return Either(kind(model, target, **{"keys": self.keys, **options}))
+
+    def function(self, body: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[..., Any]:
+        """A function for the repository to call, of a body that uses the repository: a coroutine function for the async driver."""
+        return body if self.is_async else lambda *args: drive(body(*args))
 
     def everything(self, model: type[BaseModel]) -> list[Any]:
         """All documents, opened without either driver's repository."""

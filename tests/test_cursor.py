@@ -36,6 +36,15 @@ async def test_sort_skip_and_limit_in_either_form(driver: Driver) -> None:
     assert [each.id for each in await items.find().sort("rank", -1).limit(2).to_list()] == [0, 1]
 
 
+async def test_to_list_of_a_length_leaves_the_rest(driver: Driver) -> None:
+    """At most so many, and the cursor goes on after them."""
+    cursor = (await with_items(driver)).find(sort="id")
+    assert [each.id for each in await cursor.to_list(4)] == [0, 1, 2, 3]
+    assert await cursor.to_list(0) == []
+    assert [each.id for each in await cursor.to_list(length=4)] == [4, 5]
+    assert await cursor.to_list() == []
+
+
 async def test_first_gives_one_or_none_and_closes(driver: Driver) -> None:
     """The first in the order asked for, None where nothing matches, the next one where the loop has begun."""
     items = await with_items(driver)

@@ -531,3 +531,9 @@ def test_the_right_tag_of_a_wrong_document_is_in_no_traceback() -> None:
         if name != "right"
     ]
     assert right not in shown
+
+
+def test_a_very_long_id_is_not_decoded_to_be_named() -> None:
+    """A hostile document is refused without its ``_id`` of any size being read; one of sensible size names the document."""
+    for identity, named in (("x" * 900, "x" * 900), ("x" * 2000, None), ({str(number): {} for number in range(1000)}, None)):
+        assert envelope.identify(bson.encode({"_id": identity})) == named

@@ -450,7 +450,7 @@ async def test_update_begins_again_after_a_conflict(driver: Driver) -> None:
         await interfere()
         return customer.model_copy(update={"notes": f"saw {customer.rank}"})
 
-    updated = await customers.update(ada.id, change)
+    updated = await customers.update(ada.id, driver.function(change))
     assert (updated.notes, updated.rank, calls) == ("saw 3", 3, 4)
 
 
@@ -467,9 +467,104 @@ async def test_update_gives_up_after_a_dozen_conflicts(driver: Driver, monkeypat
         await customers.save(await customers.load(ada.id))
         return customer
 
-    with pytest.raises(RevisionConflictError):
-        await customers.update(ada.id, change)
+    with pytest.raises(RevisionConflictError, match="somebody else wrote"):
+        await customers.update(ada.id, driver.function(change))
     assert calls == 13
+
+
+async def test_a_conflict_that_the_function_raises_is_its_own(driver: Driver) -> None:
+    """It comes through at once: only a conflict of the update itself begins again."""
+    customers = driver.repository(Customer)
+    ada = await customers.save(Customer())
+    calls = []
+
+    def change(customer: Customer) -> None:
+        calls.append(customer)
+        raise RevisionConflictError("mine")
+
+    with pytest.raises(RevisionConflictError, match=r"^mine$"):
+        await customers.update(ada.id, change)
+    assert len(calls) == 1
+
+
+async def test_update_of_one_revision_and_no_other(driver: Driver) -> None:
+    """What a PATCH handler does with If-Match: changes that revision; else it is a conflict at once, whoever came in between."""
+    customers = driver.repository(Customer)
+    ada = await customers.save(Customer())
+    seen = customers.revision(ada)
+    updated = await customers.update(ada.id, {"rank": 1}, revision=f'"{seen}"')
+    assert (updated.rank, (await customers.load(ada.id)).rank) == (1, 1)
+    calls = []
+
+    async def change(customer: Customer) -> None:
+        calls.append(customer.rank)
+        await customers.save(await customers.load(ada.id))
+
+    for revision, how in ((seen, {"rank": 2}), ("*", {}), (customers.revision(updated), driver.function(change))):
+        with pytest.raises(RevisionConflictError, match="not saved") as caught:
+            await customers.update(ada.id, how, revision=revision)
+        assert (caught.value.document_id, caught.value.collection) == (repr(ada.id), "customers")
+    assert calls == [1]
+    with pytest.raises(DocumentNotFoundError):
+        await customers.update(uuid4(), {}, revision=seen)
+    with pytest.raises(QueryError, match="a revision is the text"):
+        await customers.update(ada.id, {}, revision=5)
+
+
+async def test_what_a_function_leaves_can_be_loaded(driver: Driver) -> None:
+    """Constraints and validators hold for it as for changes by name: a document that could not be loaded again is not written."""
+
+    class Strict(BaseModel):
+        id: int
+        name: str = Field(default=SECRET, min_length=3)
+
+    strict = driver.repository(Strict)
+    await strict.save(Strict(id=1))
+    for how in ({"name": "x"}, lambda model: model.model_copy(update={"name": "x"}), lambda model: setattr(model, "name", "x")):
+        with pytest.raises(QueryError, match="name: string_too_short") as caught:
+            await strict.update(1, how)
+        assert caught.value.__context__ is None
+    assert await strict.load(1) == Strict(id=1)
+
+
+def test_a_coroutine_function_needs_the_async_repository(client: MongoClient[dict[str, Any]], database: Db, keys: KeyRing) -> None:
+    """It cannot be waited for by the sync one, which says so instead of doing half of it."""
+    customers = Repository(Customer, client[database.name].customers, keys=keys)
+    ada = customers.save(Customer())
+
+    async def later(_: Any) -> None:
+        raise AssertionError
+
+    with pytest.raises(QueryError, match="use AsyncRepository"):
+        customers.update(ada.id, later)  # type: ignore[arg-type]
+    database.customers.update_one({}, {"$set": {"rank": 9}})
+    with pytest.raises(QueryError, match="use AsyncRepository"):
+        customers.find(on_invalid=later).to_list()
+
+
+async def test_the_content_of_a_document_has_its_revision(driver: Driver) -> None:
+    """What no longer fits the model is mended without writing over somebody: load_raw, mend, save with its revision."""
+
+    class Before(BaseModel):
+        id: int
+        size: str = "12"
+
+    class After(BaseModel):
+        id: int
+        size: int = Field(ge=0, strict=True)
+
+    before, after = driver.repository(Before), driver.repository(After)
+    old = await before.save(Before(id=1))
+    content = await after.load_raw(1)
+    assert after.revision(content) == before.revision(old)
+    mended = After(id=content["id"], size=int(content["size"]))
+    await before.save(old)
+    with pytest.raises(RevisionConflictError):
+        await after.save(mended, revision=after.revision(content))
+    await after.save(mended, revision=after.revision(await after.load_raw(1)))
+    assert await after.load(1) == After(id=1, size=12)
+    with pytest.raises(DocumentNotFoundError):
+        after.revision(dict(content))
 
 
 async def test_update_in_a_transaction_reads_once(driver: Driver) -> None:

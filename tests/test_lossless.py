@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import string
 import traceback
 from collections import deque
@@ -790,3 +791,32 @@ def test_ten_thousand_random_models_come_back_equal(data: st.DataObject) -> None
 def test_anything_is_encoded_and_decoded_without_loss(value: Any) -> None:
     """Tags never collide with what a value happens to look like."""
     assert same(decode(encode(value)), value)
+
+
+def test_an_attribute_that_is_no_field_is_refused() -> None:
+    """model_copy(update=…) with a misspelt name leaves one, at any depth, and it would be lost. Caches are none."""
+
+    class Inner(BaseModel):
+        text: str = ""
+
+    class Outer(BaseModel):
+        email: str = ""
+        inner: Inner = Inner()
+
+        @functools.cached_property
+        def shouted(self) -> str:
+            return self.email.upper()
+
+    plan = Rewritten(Outer).compile()
+    outer = Outer(email="a")
+    assert outer.shouted == "A"
+    outer.__dict__["_own"] = 1
+    assert plan.load(plan.dump(outer)) == Outer(email="a")
+    for wrong, hint in (
+        (outer.model_copy(update={"emial": SECRET}), "the model: an attribute that is no field.*did you mean email"),
+        (outer.model_copy(update={SECRET: 1}), "the fields are email, inner"),
+        (Outer(inner=Inner().model_copy(update={"txet": 1})), "inner: an attribute .*did you mean text"),
+    ):
+        with pytest.raises(Misfit, match=hint) as caught:
+            plan.dump(wrong)
+        assert SECRET not in str(caught.value)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Container, Iterable, Mapping
+import difflib
+from collections.abc import Callable, Collection, Container, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from pydantic import BaseModel
 from pydantic_core import CoreSchema, core_schema
 
 from mongo_envelope.errors import SchemaError
@@ -78,6 +80,7 @@ def _fields(rewriter: Rewriter, raw: Raw, path: str, *, top: bool) -> Node:
         path.rpartition(".")[2],
         nodes,
         read=lambda model: model.__dict__,
+        stray=_refuse_stray,
         extras=(extras, lambda model: model.__pydantic_extra__ or {}) if extras else None,
     )
 
@@ -226,9 +229,13 @@ def _composite(
     read: _Read,
     types: frozenset[type] = frozenset(),
     required: Iterable[str] | None = None,
+    stray: Callable[[Any, Collection[str]], None] | None = None,
     extras: tuple[Node, _Read] | None = None,
 ) -> Node:
-    """A place with named fields. ``read`` gives a value's fields by name; ``extras`` says what else it may hold, and where."""
+    """A place with named fields. ``read`` gives a value's fields by name; ``extras`` says what else it may hold, and where.
+
+    ``stray`` is asked about a value that ``read`` gives more of than there are fields.
+    """
     plan = [(name, node.types, node.deep, node) for name, node in nodes.items()]
     needed = frozenset(nodes if required is None else required)
 
@@ -241,6 +248,8 @@ def _composite(
                     prefixed(f".{name}", node.check, item)
                 elif name in needed:
                     raise Misfit("missing").inside(f".{name}")
+        if stray is not None and len(fields) > len(plan):
+            stray(value, nodes.keys())
         if extras is not None:
             _check_extras(extras[0], extras[1](value), nodes)
 
@@ -255,6 +264,19 @@ def _composite(
     return summary(inside).but(
         schema=schema, label=label, types=types, kinds=frozenset({"object"}), deep=deep, native=True, project=project
     )
+
+
+def _refuse_stray(model: BaseModel, fields: Collection[str]) -> None:
+    """An attribute that is no field would be lost: ``model_copy(update=…)`` leaves one for a misspelt name.
+
+    What a cached property keeps is of the class, and what begins with an underscore is the user's own affair. The name is not
+    quoted: it may have come from anywhere.
+    """
+    for name in model.__dict__.keys() - fields:
+        if not name.startswith("_") and not hasattr(type(model), name):
+            near = difflib.get_close_matches(name, fields, n=1)
+            meant = f"did you mean {near[0]}" if near else "the fields are " + ", ".join(fields)
+            raise Misfit(f"an attribute that is no field, as model_copy(update=…) leaves it for a misspelt name: {meant}?")
 
 
 def _check_extras(node: Node, values: Mapping[str, Any], fields: Container[str]) -> None:
