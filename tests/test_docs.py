@@ -14,12 +14,26 @@ from pymongo import MongoClient
 import mongo_envelope
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "spec" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "SECURITY.md",
+    ROOT / "CHANGELOG.md",
+    ROOT / "spec" / "README.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 
 
 def samples(page: Path) -> list[str]:
     """The Python code blocks of a page."""
     return re.findall(r"^```python\n(.*?)^```", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
+def anchors(page: Path) -> list[str]:
+    """What GitHub makes of the headings of a page."""
+    headings = re.findall(
+        r"^#+ (.*)$", re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL), flags=re.MULTILINE
+    )
+    return [re.sub(r"[^\w -]", "", heading).replace(" ", "-").lower() for heading in headings]
 
 
 def test_the_first_sample_of_the_readme_runs_as_it_stands(tmp_path: Path) -> None:
@@ -54,11 +68,32 @@ def test_the_other_samples_of_the_readme_run_one_after_the_other(
     client.drop_database(f"readme_{id(namespace)}")
 
 
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page.parent.name == "docs" and samples(page)], ids=lambda page: page.name
+)
+def test_the_samples_of_a_page_are_one_program(
+    client: MongoClient[Any], page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From top to bottom, with a ``client`` to begin with, in an empty folder, and without an environment that would interfere."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MONGODB_URI", raising=False)
+    there = set(client.list_database_names())
+    namespace: dict[str, Any] = {"__name__": page.stem, "client": client}
+    try:
+        for number, sample in enumerate(samples(page), 1):
+            exec(compile(sample, f"{page.name}, sample {number}", "exec", dont_inherit=True), namespace)
+    finally:
+        for name in set(client.list_database_names()) - there:
+            client.drop_database(name)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_link_to_a_file_leads_to_one(page: Path) -> None:
-    """Relative links, in README and docs."""
-    for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
-        assert (page.parent / link).exists(), link
+    """Relative links, in README and docs; and to a heading of it, if they name one."""
+    for link, anchor in re.findall(r"\]\(([^)#:]*)(?:#([^)]*))?\)", page.read_text()):
+        target = page.parent / link if link else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), f"{link}#{anchor}"
 
 
 def test_the_error_tree_of_the_readme_names_every_error() -> None:
