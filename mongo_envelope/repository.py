@@ -153,7 +153,7 @@ class Repository(_Shell[Model]):
         ``revision``: write over exactly this revision (`revision`, or the ETag that a client sent back), whatever the instance is.
         ``overwrite``: write in any case. Raise `PayloadError` (before anything is sent) for a value that cannot be kept,
         `RevisionConflictError`, `DocumentNotFoundError` if it has been deleted, `DuplicateValueError` for a unique index.
-        After an error of pymongo the outcome is unknown. The same instance can be saved again: it does not meet itself as a conflict.
+        After an error of pymongo the outcome is unknown. The same instance can be saved again: it is no conflict with itself.
         """
         return drive(self._flows.save(model, overwrite=overwrite, revision=revision, session=session))
 
