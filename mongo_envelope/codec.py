@@ -14,7 +14,7 @@ from bson.raw_bson import RawBSONDocument
 from pydantic import BaseModel
 
 from . import envelope
-from .errors import ConfigurationError, EnvelopeError, KeyUnavailableError, MalformedEnvelopeError, PayloadError
+from .errors import ConfigurationError, EnvelopeError, KeyUnavailableError, MalformedEnvelopeError
 from .fast import FastReader
 from .keys import KeyRing, check_context
 from .schema import Schema
@@ -67,7 +67,7 @@ class DocumentCodec(Generic[Model]):
             return metadata["_id"], envelope.seal(metadata, payload, keys=self._keys, context=self.context)
         except MalformedEnvelopeError:
             pass
-        raise PayloadError(f"{self.schema.model.__name__}: not saved: {self.schema.metadata_problem(metadata, envelope.encodes)}")
+        raise self.schema.unencodable(metadata)
 
     def open(self, document: Document) -> Model:
         """Verify, decrypt, validate. From bytes or a `RawBSONDocument` the guarantee is on every byte, from a dict on values.

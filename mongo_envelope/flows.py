@@ -208,12 +208,14 @@ class Flows(Generic[Model]):
                 return await self._missed(sealed.identity, session)
             await settle(self.collection.insert_one(RawBSONDocument(sealed.raw), session=session))
         except DuplicateKeyError as error:
-            failed = _duplicate(error.details)
+            failed = self._duplicate(error.details)
         else:
             return None
-        # An insert of ours, whose reply was lost, may have arrived only now.
-        ours = len(expected) > 1 and isinstance(failed, RevisionConflictError) and not _in_transaction(session)
-        return None if ours and await self._replace(sealed, expected, session) else failed
+        if len(expected) == 1 or not isinstance(failed, RevisionConflictError) or _in_transaction(session):
+            return failed
+        # An insert of ours, whose reply was lost, may have arrived only now: then it is there to be replaced.
+        again = await self._write(sealed, tuple(each for each in expected if each != ABSENT), session)
+        return failed if isinstance(again, RevisionConflictError) else again
 
     async def _replace(self, sealed: _Sealed, expected: tuple[Revision, ...], session: Any) -> bool:
         """Replace the document if it is of one of these revisions. One command, but for an instance that changed its shard."""
@@ -236,8 +238,20 @@ class Flows(Generic[Model]):
         try:
             await settle(self.collection.replace_one(where, document, upsert=True, collation=BYTE_BY_BYTE, session=session))
         except DuplicateKeyError as error:
-            return _duplicate(error.details)
+            return self._duplicate(error.details)
         return None
+
+    def _duplicate(self, details: Mapping[str, Any] | None) -> RepositoryError:
+        """Which of the two a duplicate key is. The server's message quotes the value; ``keyPattern`` names the fields."""
+        fields = list((details or {}).get("keyPattern") or {"_id": 1})
+        if fields == ["_id"]:
+            return RevisionConflictError(
+                "not saved: a document with this _id exists already. Load it to change it, or save(…, overwrite=True)"
+            )
+        ours = [name[:64] for name in fields if self.schema.field(name.partition(".")[0]) is not None]
+        return DuplicateValueError(
+            f"not saved: another document has the same {' and '.join(ours) or 'value'}, and the index is unique"
+        )
 
     def _where(self, identity: Any, shard: tuple[Any, ...]) -> dict[str, Any]:
         """The filter of a write by id: a sharded cluster finds the one shard by the fields of the shard key."""
@@ -288,7 +302,7 @@ class Flows(Generic[Model]):
                 self._remember_written(fresh, uncertain=True)
                 raise
             written = problem[0]["index"]
-            failed = _duplicate(problem[0])
+            failed = self._duplicate(problem[0])
             if details.get("writeConcernErrors"):
                 uncertain, were = True, "were written, but the write concern was not met, so that they may be lost again"
         except BaseException:  # as in `save`
@@ -554,13 +568,3 @@ def _literal(value: Any) -> Any:
 
 
 _DUPLICATE_KEY: Final = 11000
-
-
-def _duplicate(details: Mapping[str, Any] | None) -> RepositoryError:
-    """Which of the two a duplicate key is. The server's message quotes the value; its ``keyPattern`` names the fields only."""
-    fields = list((details or {}).get("keyPattern") or {"_id": 1})
-    if fields == ["_id"]:
-        return RevisionConflictError(
-            "not saved: a document with this _id exists already. Load it to change it, or save(…, overwrite=True)"
-        )
-    return DuplicateValueError(f"not saved: another document has the same {' and '.join(fields)}, and the index is unique")

@@ -145,6 +145,8 @@ class KeyRing(primitives.NeverLeaves):
         Raise `ConfigurationError` if it is missing, unreadable, damaged, or (POSIX) open to other users. Whoever reads this
         file reads the data; without it the data is lost. Keep it out of the repository and in a backup of its own.
         """
+        if isinstance(path, str) and path.lstrip().startswith("{"):
+            raise ConfigurationError("from_file takes the name of a key file, and was given its content, it seems")
         file, what = Path(path), f"the key file {str(path)!r}"
         try:
             if create and not file.exists():
@@ -167,6 +169,8 @@ class KeyRing(primitives.NeverLeaves):
 
         ``MONGO_ENVELOPE_KEYS="$(cat keys.json)"``. Raise `ConfigurationError` if it is not set or damaged.
         """
+        if name.lstrip().startswith("{"):
+            raise ConfigurationError("from_env takes the name of an environment variable, and was given its content, it seems")
         if name not in os.environ:
             raise ConfigurationError(f"the environment variable {name} is not set: it holds what a key file holds")
         return _ring_or_error(_parsed(os.environ[name].encode(errors="surrogateescape")), f"the environment variable {name}")

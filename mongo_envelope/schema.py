@@ -29,7 +29,7 @@ from pydantic import AliasChoices, BaseModel, RootModel
 from pydantic.fields import ComputedFieldInfo, FieldInfo
 
 from . import envelope
-from .errors import PayloadError, QueryError, SchemaError
+from .errors import MalformedEnvelopeError, PayloadError, QueryError, SchemaError
 from .lossless import Misfit, Node, Plan, Rewritten, Unfit, core_schema_of
 
 __all__ = ["Queryable", "Schema", "Sensitive", "StoredField", "unknown_field"]
@@ -170,7 +170,7 @@ class Schema(Generic[Model]):
     def validate(self, metadata: Mapping[str, Any], payload: bytes) -> None:
         """Run the model's validators on what `split` gave. Raise `PayloadError`."""
         try:
-            if self._plan.dump(self._plan.load(self._spliced_json(_stored(metadata), payload))) == payload:
+            if self._plan.dump(self._plan.load(self._spliced_json(self._as_stored(metadata), payload))) == payload:
                 return
             problem = "a validator would change it on load"
         except (Unfit, Misfit) as refused:
@@ -201,7 +201,7 @@ class Schema(Generic[Model]):
 
     def _reloaded(self, model: Model) -> Model:
         metadata, payload = self.split(model)
-        return self._plan.load(self._spliced_json(_stored(metadata), payload))
+        return self._plan.load(self._spliced_json(self._as_stored(metadata), payload))
 
     def _check_changes(self, changes: Mapping[str, Any]) -> None:
         """Names only: an update takes whole fields of the model, and no operators of MongoDB."""
@@ -235,12 +235,22 @@ class Schema(Generic[Model]):
         ]
         return {name if field is None else field.name: value for field, name, value in clear} | content
 
-    def metadata_problem(self, document: Mapping[str, Any], encodes: Callable[[Any], bool]) -> str:
-        """Which field's value BSON cannot hold, for the error of a document that did not encode."""
-        for field in self.stored:
-            if not encodes(document[field.stored]):
-                return f"{field.name}: a value that BSON cannot hold (an int beyond 64 bits, or a NUL or lone surrogate in a text)"
-        return "a value that BSON cannot hold"
+    def unencodable(self, metadata: Mapping[str, Any]) -> PayloadError:
+        """The error for metadata that did not encode: which field's value BSON cannot hold."""
+        names = [field.name for field in self.stored if not envelope.encodes(metadata[field.stored])]
+        what = f"{names[0]}: " if names else ""
+        return PayloadError(
+            f"{self.model.__name__}: not saved: {what}a value that BSON cannot hold (an int beyond 64 bits, a lone surrogate in a "
+            "text, or a NUL in a name)"
+        )
+
+    def _as_stored(self, metadata: Mapping[str, Any]) -> dict[str, Any]:
+        """Metadata as it would come back from BSON. Raise `PayloadError`."""
+        try:
+            return {name: envelope.as_stored(value) for name, value in metadata.items()}
+        except MalformedEnvelopeError:
+            pass
+        raise self.unencodable(metadata)
 
     # --- the pieces ---------------------------------------------------------------------------------------------------
 
@@ -291,11 +301,6 @@ def unknown_field(where: str, name: str, known: Iterable[str], served: str) -> s
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"Did you mean {near[0]}?" if near else served
     return f"{where} has no field {name[:64]!r}. {hint}"
-
-
-def _stored(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Metadata as it would come back from BSON."""
-    return {name: envelope.as_stored(value) for name, value in metadata.items()}
 
 
 _JSON_SPACE: Final = b" \t\n\r"

@@ -259,3 +259,17 @@ def test_open_raw_gives_what_stood_in_the_clear_and_does_so_no_more() -> None:
         content = DocumentCodec(model, keys=KEYS, context="c").open_raw(document)
         assert content == {"id": 1, "e": CANARY, "tenant": "acme"}
     assert DocumentCodec(Before, keys=KEYS, context="c").open_raw(document) == {"id": 1, "email": CANARY, "tenant": "acme"}
+
+
+@pytest.mark.parametrize("validate_on_save", [False, True])
+def test_a_queryable_value_that_bson_cannot_hold_is_named(*, validate_on_save: bool) -> None:
+    """By the field, and not as a malformed document, whether the model's validators are run before or not."""
+
+    class Model(BaseModel):
+        id: int = 1
+        name: Annotated[str, Queryable()]
+
+    with pytest.raises(PayloadError, match="Model: not saved: name: "):
+        DocumentCodec(Model, keys=KEYS, context="c", validate_on_save=validate_on_save).seal(
+            Model.model_construct(id=1, name="\ud800")
+        )

@@ -14,6 +14,7 @@ from uuid import UUID, uuid4
 
 import pytest
 from bson import ObjectId
+from bson.raw_bson import RawBSONDocument
 from conftest import Driver, Proxy
 from pydantic import (
     Base64Bytes,
@@ -258,6 +259,39 @@ async def test_an_insert_that_arrives_late_is_no_conflict(
         await customers.save(ada)
         assert not sent
     assert (await customers.load(ada.id)).notes == "second"
+
+
+async def test_an_insert_that_arrives_late_and_meets_another_index(
+    driver: Driver, database: Db, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the second attempt runs into is told apart, too, and quotes no value."""
+    database.customers.create_index("rank", unique=True)
+    customers = driver.repository(Customer)
+    await customers.save(Customer(rank=7))
+    ada = Customer(rank=1)
+    flows = customers.inner._flows
+    replace, lost = flows._replace, []
+
+    async def lose(sealed: Any, *_: Any) -> None:
+        lost.append(sealed.raw)
+        raise AutoReconnect("lost")
+
+    monkeypatch.setattr(flows, "_write", lose)
+    with pytest.raises(AutoReconnect):
+        await customers.save(ada)
+    monkeypatch.undo()
+
+    async def too_early(*args: Any) -> bool:
+        if lost:
+            database.customers.insert_one(RawBSONDocument(lost.pop()))
+            return False
+        return bool(await replace(*args))
+
+    monkeypatch.setattr(flows, "_replace", too_early)
+    ada.rank = 7
+    with pytest.raises(DuplicateValueError, match="the same rank") as caught:
+        await customers.save(ada)
+    assert caught.value.__context__ is None
 
 
 # --- update -----------------------------------------------------------------------------------------------------------
@@ -1014,6 +1048,16 @@ async def test_every_new_call_takes_a_session(driver: Driver) -> None:
         assert await customers.delete(ada.id, session=session) is True
         assert await customers.count() == 0
     assert await customers.count() == 0
+
+
+async def test_an_index_of_a_field_that_the_model_does_not_know(driver: Driver, database: Db) -> None:
+    """Its name is the server's, and not repeated."""
+    database.customers.create_index("nothing of ours", unique=True)
+    customers = driver.repository(Customer)
+    await customers.save(Customer())
+    with pytest.raises(DuplicateValueError, match="the same value, and") as caught:
+        await customers.save(Customer())
+    assert "nothing of ours" not in str(caught.value)
 
 
 async def test_duplicates_are_told_apart(driver: Driver, database: Db) -> None:

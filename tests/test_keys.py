@@ -546,3 +546,14 @@ def test_a_ring_can_seal_with_another_of_its_keys() -> None:
     assert (ring.with_primary("k1").primary, list(ring.with_primary("k1")), ring.primary) == ("k1", ["k0", "k1"], "k0")
     with pytest.raises(ConfigurationError, match="not in the ring"):
         ring.with_primary("k9")
+
+
+def test_the_content_in_place_of_the_name_is_not_quoted(tmp_path: Path) -> None:
+    """Who passes what a key file holds, in place of where it is, is told so, and the material stays out of the error."""
+    KeyRing.generate().to_file(tmp_path / "keys.json")
+    content = (tmp_path / "keys.json").read_text()
+    for read in (KeyRing.from_env, KeyRing.from_file, lambda text: KeyRing.from_file(text, create=True)):
+        with pytest.raises(ConfigurationError, match="was given its content") as caught:
+            read(content)
+        assert caught.value.__context__ is None
+        assert "{" not in str(caught.value)

@@ -41,6 +41,7 @@ from pydantic import (
     RootModel,
     Secret,
     SecretStr,
+    TypeAdapter,
     ValidationInfo,
     WrapValidator,
     computed_field,
@@ -820,3 +821,54 @@ def test_an_attribute_that_is_no_field_is_refused() -> None:
         with pytest.raises(Misfit, match=hint) as caught:
             plan.dump(wrong)
         assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize("validator", [BeforeValidator, AfterValidator, WrapValidator], ids=lambda each: each.__name__)
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        (str, SECRET),
+        (int, 1),
+        (list[str], [SECRET]),
+        (dict[str, int], {SECRET: 1}),
+        (dict[int, str], {1: SECRET}),
+        (Decimal, Decimal(1)),
+        (str | None, SECRET),
+        (UUID, UUID(int=1)),
+        (Inner, Inner(x=1)),
+    ],
+    ids=str,
+)
+def test_a_validator_that_refuses_on_load_is_heard(validator: Any, kind: Any, value: Any) -> None:
+    """Before, after or around the field's own validation, whatever its type: what was stored does not pass it by."""
+    plain = create_model("Model", field=(kind, ...))
+    json = Rewritten(plain).compile().dump(plain(field=value))
+
+    def refuse(_: Any) -> Any:
+        raise ValueError(SECRET)
+
+    function = (lambda value, handler: refuse(value)) if validator is WrapValidator else refuse
+    with pytest.raises(Unfit, match="value_error") as caught:
+        Rewritten(create_model("Model", field=(Annotated[kind, validator(function)], ...))).compile().load(json)
+    assert SECRET not in str(caught.value)
+
+
+def test_a_number_in_a_path_is_a_position_or_it_is_not_told() -> None:
+    """The key of a dict is content, a number too; where a list is as long, the number is a position in it."""
+
+    class Model(BaseModel):
+        phones: dict[int, list[int]] = {}
+        rows: list[list[int]] = []
+
+    plan = Rewritten(Model).compile()
+    with pytest.raises(Unfit, match=r"^phones\[\*\]\[1\]: int_parsing$"):
+        plan.changed(Model(), {"phones": {4155550123: [1, "x"]}})
+    with pytest.raises(Unfit, match=r"^rows\[2\]\[0\]: int_parsing$"):
+        plan.changed(Model(), {"rows": [[1], [], ["x"]]})
+    with pytest.raises(Unfit, match=r"^rows\[1\]\[0\]: int_parsing$"):
+        plan.load(b'{"phones":[],"rows":[[1],["x"]]}')
+    merged = create_model(
+        "Merged", phones=(Annotated[dict[int, str], AfterValidator(TypeAdapter(dict[int, int]).validate_python)], ...)
+    )
+    with pytest.raises(Unfit, match=r"^phones\[\*\]: int_parsing$"):
+        Rewritten(merged).compile().load(Rewritten(Model).compile().dump(Model()).replace(b"[]", b'[[4155550123,"x"]]', 1))

@@ -86,30 +86,46 @@ class Plan(Generic[Model]):
 
     def load(self, json: bytes) -> Model:
         """The model, its own validators run. Raise `Unfit` where the JSON does not fit it (any more)."""
-        loaded: Model = self._validated(lambda: self._validator.validate_json(json, context=LOAD))
+        loaded: Model = self._validated(lambda: self._validator.validate_json(json, context=LOAD), lambda: _parsed(json))
         return loaded
 
     def changed(self, model: Model, changes: Mapping[str, Any]) -> Model:
         """A copy with some fields changed, each of them validated. Raise `Unfit`."""
-        values = self._validated(lambda: assigned(model, changes))
+        values = self._validated(lambda: assigned(model, changes), lambda: changes)
         return model.model_copy(update=values)
 
-    def _validated(self, validate: Callable[[], T]) -> T:
+    def _validated(self, validate: Callable[[], T], given: Callable[[], Any]) -> T:
         try:
             valid = validate()
         except ValidationError as error:
-            problem = "; ".join(self._described(each) for each in _errors(error)[:8])
+            problem = "; ".join(self._described(each, given()) for each in _errors(error)[:8])
         except Exception as error:  # noqa: BLE001 - a user's validator may raise anything, with the value in its message
             problem = f"a validator raised {type(error).__name__}"
         else:
             return valid
         raise Unfit(problem)
 
-    def _described(self, error: Any) -> str:
-        """Field names of the schema and positions in lists; what else stands in a path is content, and shown as ``[*]``."""
-        steps = [f"[{step}]" if isinstance(step, int) else f".{step}" if step in self.names else "[*]" for step in error["loc"]]
+    def _described(self, error: Any, given: Any) -> str:
+        """Field names of the schema and positions in lists; what else stands in a path is content, and shown as ``[*]``.
+
+        A number is a position if ``given``, what was validated, has a list there that is so long; otherwise it is a dict's key.
+        """
+        steps = []
+        for step in error["loc"]:
+            is_position = isinstance(step, int) and isinstance(given, list | tuple) and 0 <= step < len(given)
+            steps.append(f"[{step}]" if is_position else f".{step}" if step in self.names else "[*]")
+            if is_position or (isinstance(given, Mapping) and step in given):
+                given = given[step]  # other steps name a form that was tried
         kind = error["type"] if error["type"] in _PYDANTIC_ERRORS else "custom error"
         return f"{''.join(steps).removeprefix('.') or 'the model'}: {kind}"
+
+
+def _parsed(json: bytes) -> Any:
+    """JSON that did not fit, for the path of the error; None if it is not JSON."""
+    try:
+        return from_json(json)
+    except ValueError:
+        return None
 
 
 def _check_depth(json: bytes) -> None:

@@ -141,7 +141,7 @@ class Rewriter:
         if rewrite is None:
             raise SchemaError(f"{path}: {_UNKEPT.get(kind, f'a type of kind {kind!r}')} cannot be kept. {INSTEAD}")
         node = rewrite(self, raw, path)
-        if self._takes_values and not node.native and node.types is not ANY.types and kind != "definition-ref":
+        if self._takes_values and not node.native and node.types is not ANY.types and kind not in _PASSED_THROUGH:
             return node.but(schema=_taking_values(node), several=node.several)
         return node
 
@@ -216,6 +216,8 @@ _UNKEPT: Final = {
     "is-subclass": "a class",
     "missing-sentinel": "MISSING",
 }
+#: What is validated beneath takes values already; and a validator that refuses must not be passed by.
+_PASSED_THROUGH: Final = frozenset({"definition-ref", "function-before", "function-after", "function-wrap"})
 #: kind of core schema → the room that rewrites it
 _REWRITES: Final[dict[str, _Rewrite]] = {
     "any": wrappers.any_,
