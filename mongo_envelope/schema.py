@@ -230,10 +230,9 @@ class Schema(Generic[Model]):
         Raise `PayloadError` if the payload is not JSON.
         """
         content = payload_object(payload)
-        clear = [
-            (self._by_name.get(name), name, document[name]) for name in document if name == "_id" or name not in envelope.RESERVED
-        ]
-        return {name if field is None else field.name: value for field, name, value in clear} | content
+        known = {field.name: document[field.stored] for field in self.stored if field.stored in document}
+        others = document.keys() - envelope.RESERVED - self._stored_names
+        return known | {name: value for name, value in document.items() if name in others} | content
 
     def unencodable(self, metadata: Mapping[str, Any]) -> PayloadError:
         """The error for metadata that did not encode: which field's value BSON cannot hold."""
