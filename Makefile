@@ -5,7 +5,8 @@ PYTHON ?= python3
 PY := .venv/bin/python
 OLDEST := .venv-oldest/bin/python
 # What depends on the versions of pydantic, pymongo and cryptography: tested on the oldest ones, too.
-OLDEST_TESTS := tests/test_lossless.py tests/test_schema.py tests/test_codec.py tests/test_spec.py
+OLDEST_TESTS := tests/test_lossless.py tests/test_schema.py tests/test_codec.py tests/test_spec.py tests/test_answer.py \
+	tests/test_repository.py tests/test_flows.py tests/test_cursor.py tests/test_provision.py
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -20,15 +21,15 @@ demo: .venv/.demo ## the whole trick in a few seconds, on a real MongoDB: exampl
 	@echo "== make demo: running examples/demo.py"
 	@$(PY) examples/demo.py || { status=$$?; echo "make demo: FAILED"; exit $$status; }
 
-test: ## lint, then all tests with branch coverage, then the tests of types again on the oldest versions supported
+test: ## lint, then all tests with branch coverage, then what depends on versions again on the oldest ones supported
 	@if $(MAKE) --no-print-directory _checks; then \
-		echo "make test: all went well: lint, all tests, and the tests of types on the oldest versions supported"; \
+		echo "make test: all went well: lint, all tests, and what depends on versions on the oldest ones supported"; \
 	else status=$$?; echo "make test: FAILED, see above"; exit $$status; fi
 
 _checks: .venv/.dev .venv-oldest/.installed lint
 	@echo "== make test: all tests, on the newest versions"
 	@$(PY) -m pytest -m "not soak" --cov --cov-report=term
-	@echo "== make test: the tests of types, on the oldest versions:" $$(cat .venv-oldest/constraints.txt)
+	@echo "== make test: what depends on versions, on the oldest ones supported:" $$(cat .venv-oldest/constraints.txt)
 	@$(OLDEST) -m pytest -m "not soak" -p no:cacheprovider $(OLDEST_TESTS)
 
 lint: .venv/.dev ## style, types and the direction of imports, without running anything

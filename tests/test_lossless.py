@@ -41,6 +41,7 @@ from pydantic import (
     RootModel,
     Secret,
     SecretStr,
+    StringConstraints,
     TypeAdapter,
     ValidationInfo,
     WrapValidator,
@@ -872,3 +873,21 @@ def test_a_number_in_a_path_is_a_position_or_it_is_not_told() -> None:
     )
     with pytest.raises(Unfit, match=r"^phones\[\*\]: int_parsing$"):
         Rewritten(merged).compile().load(Rewritten(Model).compile().dump(Model()).replace(b"[]", b'[[4155550123,"x"]]', 1))
+
+
+def test_changes_of_a_model_that_contains_itself() -> None:
+    """Its schema stands beside others, behind a reference; so do the models that it contains."""
+
+    class Node(BaseModel):
+        name: Annotated[str, StringConstraints(to_upper=True)]
+        children: list[Node] = []
+
+    class Tree(BaseModel):
+        root: Node
+        again: Node
+
+    leaf = Node(name="a")
+    changed = Rewritten(Node).compile().changed(leaf, {"children": [{"name": "b"}], "name": "c"})
+    assert changed == Node(name="c", children=[Node(name="b")])
+    tree = Tree(root=leaf, again=leaf)
+    assert Rewritten(Tree).compile().changed(tree, {"root": {"name": "b"}}) == Tree(root=Node(name="b"), again=leaf)
