@@ -22,7 +22,7 @@ __all__ = ["AsyncCursor", "Cursor"]
 Model = TypeVar("Model", bound=BaseModel)
 
 
-class _AnyCursor(Generic[Model]):
+class _Cursor(Generic[Model]):
     """`sort`, `skip` and `limit` before the first document; then pymongo raises ``InvalidOperation``."""
 
     def __init__(self, flows: Flows[Model], found: Found) -> None:
@@ -52,7 +52,7 @@ class _AnyCursor(Generic[Model]):
                 self._cursor.limit(-1)  # one, and the cursor on the server is closed with it
 
 
-class Cursor(_AnyCursor[Model]):
+class Cursor(_Cursor[Model]):
     """What `Repository.find` gives. A document that does not open raises at its turn; ``next()`` goes on after it."""
 
     def __iter__(self) -> Iterator[Model]:
@@ -86,7 +86,7 @@ class Cursor(_AnyCursor[Model]):
         self.close()
 
 
-class AsyncCursor(_AnyCursor[Model]):
+class AsyncCursor(_Cursor[Model]):
     """What `AsyncRepository.find` gives. A document that does not open raises at its turn; ``anext()`` goes on after it."""
 
     def __aiter__(self) -> AsyncIterator[Model]:

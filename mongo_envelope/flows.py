@@ -205,7 +205,7 @@ class Flows(Generic[Model]):
             if await self._replace(sealed, expected, session):
                 return None
             if ABSENT not in expected:
-                return await self._missed(sealed.identity, session)
+                return await self._missed(sealed, expected, session)
             await settle(self.collection.insert_one(RawBSONDocument(sealed.raw), session=session))
         except DuplicateKeyError as error:
             failed = self._duplicate(error.details)
@@ -265,14 +265,22 @@ class Flows(Generic[Model]):
         document = await settle(self._primary.find_one(where, fields, collation=BYTE_BY_BYTE, session=session))
         return None if document is None else self._shard(document.raw)
 
-    async def _missed(self, identity: Any, session: Any) -> RepositoryError:
+    async def _missed(self, sealed: _Sealed, expected: tuple[Revision, ...], session: Any) -> RepositoryError:
         """Why no document was there to be replaced."""
-        found = await settle(self._primary.find_one({"_id": identity}, {"_id": 1}, collation=BYTE_BY_BYTE, session=session))
-        if found is None:
+        known = expected[0] in sealed.known  # otherwise the caller has named the revision
+        if not await self._is_there(sealed.identity, session):
+            if not known:
+                return DocumentNotFoundError("not saved: there is no such document")
             return DocumentNotFoundError("not saved: the document has been deleted. save(…, overwrite=True) writes it anew")
+        if not known:
+            return RevisionConflictError(_ANOTHER_REVISION.format("saved"))
         return RevisionConflictError(
             "not saved: somebody else wrote the document since it was loaded. Load it again, and repeat the change"
         )
+
+    async def _is_there(self, identity: Any, session: Any) -> bool:
+        where = {"_id": identity}
+        return await settle(self._primary.find_one(where, {"_id": 1}, collation=BYTE_BY_BYTE, session=session)) is not None
 
     async def save_many(self, models: Iterable[Model], *, session: Any) -> list[Model]:
         """Insert the new ones in one command, then replace the others one by one."""
@@ -324,9 +332,7 @@ class Flows(Generic[Model]):
         stored, loaded = await self._load(self._primary, identity, session)
         expected = recall(loaded, self.place, stored)
         if revision is not None and expected[0].tag != _tag(revision):
-            return RevisionConflictError("not saved: the document is of another revision than the one named").about(
-                document_id=stored, collection=self.name
-            )
+            return RevisionConflictError(_ANOTHER_REVISION.format("saved")).about(document_id=stored, collection=self.name)
         if callable(changes):
             given = await self._answer_of(changes(loaded))
             changed = loaded if given is None else given
@@ -362,11 +368,8 @@ class Flows(Generic[Model]):
             where = self._where(asked, shard) | expected
             if (await settle(self.collection.delete_one(where, collation=BYTE_BY_BYTE, session=session))).deleted_count:
                 return True
-            if expected:
-                failed = await self._missed(asked, session)
-                if isinstance(failed, RevisionConflictError):
-                    failed.args = ("not deleted: somebody else wrote the document since it was loaded. Load it again",)
-                    raise failed.about(document_id=identity, collection=self.name)
+            if expected and await self._is_there(asked, session):
+                raise RevisionConflictError(_ANOTHER_REVISION.format("deleted")).about(document_id=identity, collection=self.name)
             if not self._shard_key:
                 break  # otherwise it has moved to another shard in between, or is gone
         return False
@@ -540,7 +543,9 @@ class Flows(Generic[Model]):
             if identity is not None and field.node.fits(identity):
                 tag = recall(model, self.place, field.node.projected(identity))[-1].tag
         if tag is None:
-            raise DocumentNotFoundError("this instance was not loaded from here, and not saved: it has no revision yet")
+            raise RepositoryError(
+                "this instance has no revision: it was neither loaded nor saved here, or the call was not awaited"
+            )
         return as_text(tag)
 
 
@@ -567,4 +572,5 @@ def _literal(value: Any) -> Any:
     return {"$eq": value} if isinstance(value, dict | Regex) else value
 
 
+_ANOTHER_REVISION: Final = "not {}: the document is of another revision than the one named. Load it again"
 _DUPLICATE_KEY: Final = 11000

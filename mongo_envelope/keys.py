@@ -157,7 +157,8 @@ class KeyRing(primitives.NeverLeaves):
         except (OSError, ValueError) as error:  # ValueError: a NUL in the path
             problem = getattr(error, "strerror", None) or "not a path"
             raise ConfigurationError(
-                f"cannot read {what}: {problem}. from_file(…, create=True) makes one on the first run"
+                f"cannot read {what}: {problem}. If there are data already, bring this file back from its backup; for a new "
+                "database, from_file(…, create=True) makes one"
             ) from error
         if sys.platform != "win32" and mode & 0o077:
             raise ConfigurationError(f"{what} can be read by other users: chmod 600 it")

@@ -4,7 +4,9 @@
    collation decides for itself which ids are equal.
 2. The server is MongoDB as far as we lean on it: a sealed document with every kind of BSON comes back byte for byte, and
    compare-and-set on its tag replaces it once. A server that only resembles MongoDB is found out here, and not by a customer.
-3. The indexes of ``Queryable(index=True)`` are there.
+3. The newest document is sealed under a key of this ring: two processes with two key files each would write what the other one
+   cannot open, and find out late.
+4. The indexes of ``Queryable(index=True)`` are there.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from pymongo.errors import DuplicateKeyError
 
 from . import envelope
 from .bridge import settle
-from .errors import ConfigurationError
+from .errors import ConfigurationError, EnvelopeError, UnknownKeyError
 from .keys import KeyRing
 
 __all__ = ["BYTE_BY_BYTE", "set_up"]
@@ -37,6 +39,7 @@ async def set_up(collection: Any, indexes: list[str], *, keys: KeyRing, context:
     """
     await _check_kind(collection, session)
     await _check_server(collection, keys, context)
+    await _check_keys(collection, keys, context, session)
     return await _make_indexes(collection, indexes, session)
 
 
@@ -113,6 +116,25 @@ async def _probe(probe: Any, first: bytes, second: bytes) -> str | None:
     if matched != [1, 0]:
         return "replacing exactly the document that has a given tag does not work"
     return None
+
+
+async def _check_keys(collection: Any, keys: KeyRing, context: str, session: Any) -> None:
+    """What else may be wrong with that document is for those who read it."""
+    newest = await settle(collection.find_one({}, sort=[("$natural", -1)], session=session))
+    if newest is None:
+        return
+    known = True
+    try:
+        envelope.open(bytes(newest.raw), keys=keys, context=context)
+    except UnknownKeyError:
+        known = False
+    except EnvelopeError:
+        pass
+    if not known:
+        raise ConfigurationError(
+            f"the newest document of {collection.name} is sealed under a key that is not in this ring: this process has another "
+            "key file than the one that wrote it"
+        )
 
 
 async def _make_indexes(collection: Any, names: list[str], session: Any) -> list[str]:

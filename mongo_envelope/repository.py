@@ -53,7 +53,7 @@ def _pauses(revision: str | None, session: Any) -> Iterator[float]:
         yield random.uniform(0, min(0.25, 0.001 * 2**number))  # noqa: S311 - nothing secret
 
 
-class _Shell(Generic[Model]):
+class _Repository(Generic[Model]):
     """What the two repositories have in common: construction, and what asks no server."""
 
     _kind: type
@@ -94,10 +94,10 @@ class _Shell(Generic[Model]):
     def revision(self, model: Model | Mapping[str, Any]) -> str:
         """The revision that an instance was loaded or saved with, or that `load_raw` has read, as 64 hexadecimal digits.
 
-        In double quotes it is an ETag.
+        In double quotes it is an ETag. This call is not awaited, in either repository.
 
-        It changes with every write. After a write whose outcome is unknown it is that write's. Raise `DocumentNotFoundError` for
-        an instance that was neither loaded nor saved here.
+        It changes with every write. After a write whose outcome is unknown it is that write's. Raise `RepositoryError` for an
+        instance that was neither loaded nor saved here.
         """
         return self._flows.revision(model)
 
@@ -119,7 +119,7 @@ class _Shell(Generic[Model]):
         return f"{type(self).__name__}({self._flows.schema.model.__name__}, {self._flows.name!r})"
 
 
-class Repository(_Shell[Model]):
+class Repository(_Repository[Model]):
     """Keeps models of one class in one collection of a ``MongoClient``, sealed.
 
     ``Repository(Customer, client.crm.customers, keys=keys)``. Safe to share between threads.
@@ -136,7 +136,7 @@ class Repository(_Shell[Model]):
 
         Once for each deployment; it may run while the service works, and makes what is missing. The names of the indexes made.
         Raise `ConfigurationError` for a view, a time-series or capped collection, one with a default collation, and a server that
-        only resembles MongoDB.
+        only resembles MongoDB, and for a ring that does not hold the key of the newest document.
         """
         return drive(self._flows.setup(session=session))
 
@@ -349,7 +349,7 @@ class Repository(_Shell[Model]):
         return drive(self._flows.delete_many(filter, collation=collation, session=session))
 
 
-class AsyncRepository(_Shell[Model]):
+class AsyncRepository(_Repository[Model]):
     """`Repository` over an ``AsyncMongoClient``: the same names and parameters, awaited."""
 
     _kind = AsyncCollection

@@ -164,7 +164,7 @@ class Schema(Generic[Model]):
             problem = str(unfit)
         raise PayloadError(
             f"{self.model.__name__}: the document is genuine, but does not fit the model: {problem}. "
-            "open_raw of a codec, and load_raw of a repository, give its content as it is"
+            "Give such a field a default or a before validator; open_raw of a codec and load_raw of a repository give the content"
         )
 
     def validate(self, metadata: Mapping[str, Any], payload: bytes) -> None:
@@ -497,7 +497,10 @@ def _identity(model: type[BaseModel]) -> str:
     """The name of the field that is the ``_id``: ``id``, or the one whose alias is ``_id``."""
     found = [name for name, info in model.model_fields.items() if name == "id" or "_id" in _aliases(info)]
     if not found:
-        raise SchemaError(f"{model.__name__}: no id. Add one, such as: id: UUID = Field(default_factory=uuid4)")
+        raise SchemaError(
+            f"{model.__name__}: no id. Add one, such as id: UUID = Field(default_factory=uuid4), or give the field that is it "
+            'alias="_id"'
+        )
     if len(found) > 1:
         raise SchemaError(f"{model.__name__}: two ids, {found[0]} and {found[1]}: both would be the document's _id")
     return found[0]

@@ -241,12 +241,18 @@ async def test_an_edited_customer(serve: Serve, database: Db, caplog: pytest.Log
         assert not [secret for secret in SECRETS if secret in caplog.text]
 
 
-async def test_a_key_that_is_not_there(serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_key_that_is_not_there(
+    serve: Serve, database: Db, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """503: the customer is not wrong, it cannot be checked. Here the keys come from the environment."""
     async with serve() as http:
         url = (await http.post("/customers", json=ADA)).headers["Location"]
     KeyRing.generate().to_file(OTHER_KEYS)
     monkeypatch.setenv("MONGO_ENVELOPE_KEYS", OTHER_KEYS.read_text())
+    with pytest.raises(ConfigurationError, match="another key file"):
+        async with serve():
+            pass  # a service with other keys does not start
+    database.customers.insert_one({"_id": "the newest, which says nothing of keys"})
     async with serve() as http:
         error_of(await http.get(url), 503)
     assert "UnknownKeyError" in caplog.text

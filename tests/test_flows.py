@@ -47,6 +47,7 @@ from mongo_envelope import (
     Queryable,
     QueryError,
     Repository,
+    RepositoryError,
     RevisionConflictError,
     Sensitive,
     embedded,
@@ -116,7 +117,7 @@ async def test_an_instance_that_was_not_loaded_has_no_revision(driver: Driver) -
     loaded = await customers.save(Customer())
     loaded.id = uuid4()
     for stranger in (Customer(), loaded, loaded.model_copy(update={"id": "x"}), None):
-        with pytest.raises(DocumentNotFoundError, match="no revision yet"):
+        with pytest.raises(RepositoryError, match="has no revision"):
             customers.revision(stranger)
 
 
@@ -597,7 +598,7 @@ async def test_the_content_of_a_document_has_its_revision(driver: Driver) -> Non
         await after.save(mended, revision=after.revision(content))
     await after.save(mended, revision=after.revision(await after.load_raw(1)))
     assert await after.load(1) == After(id=1, size=12)
-    with pytest.raises(DocumentNotFoundError):
+    with pytest.raises(RepositoryError):
         after.revision(dict(content))
 
 

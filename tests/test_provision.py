@@ -135,3 +135,15 @@ def test_a_server_that_only_resembles_mongodb(database: Db, keys: KeyRing, name:
     with pytest.raises(ConfigurationError, match=f"not the MongoDB that sealed documents need: .*{complaint}"):
         drive(provision.set_up(collection, [], keys=keys, context="customers", session=None))
     assert database.list_collection_names() == []
+
+
+async def test_a_ring_that_does_not_hold_the_key_of_the_newest_document(driver: Driver, database: Db) -> None:
+    """Two processes with two key files: the second is told at its start. What is wrong otherwise is for those who read it."""
+    customers = driver.repository(Customer)
+    await customers.save(Customer())
+    stranger = driver.repository(Customer, keys=KeyRing.generate())
+    with pytest.raises(ConfigurationError, match="the newest document of customers is sealed under a key that is not in this ring"):
+        await stranger.setup()
+    database.customers.insert_one({"tenant": "past the service"})
+    await stranger.setup()
+    await customers.setup()
