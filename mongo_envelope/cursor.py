@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from pymongo.errors import InvalidOperation
 
 from .bridge import drive
+from .errors import QueryError
 from .flows import END, Flows, Found, SortKey
 from .query import compile_sort
 
@@ -52,6 +53,12 @@ class _Cursor(Generic[Model]):
                 self._cursor.limit(-1)  # one, and the cursor on the server is closed with it
 
 
+def _checked(length: int | None) -> int | None:
+    if length is not None and (type(length) is not int or length < 0):
+        raise QueryError("to_list: length is how many documents at most, or None")
+    return length
+
+
 class Cursor(_Cursor[Model]):
     """What `Repository.find` gives. A document that does not open raises at its turn; ``next()`` goes on after it."""
 
@@ -67,7 +74,7 @@ class Cursor(_Cursor[Model]):
 
     def to_list(self, length: int | None = None) -> list[Model]:
         """All that are left, or at most ``length`` of them."""
-        return list(itertools.islice(self, length))
+        return list(itertools.islice(self, _checked(length)))
 
     def first(self) -> Model | None:
         """The first that is left, or None. Then the cursor is closed."""
@@ -102,7 +109,8 @@ class AsyncCursor(_Cursor[Model]):
     async def to_list(self, length: int | None = None) -> list[Model]:
         """All that are left, or at most ``length`` of them."""
         models: list[Model] = []
-        while len(models) != length and (model := await anext(self, None)) is not None:
+        enough = _checked(length)
+        while len(models) != enough and (model := await anext(self, None)) is not None:
             models.append(model)
         return models
 

@@ -51,7 +51,7 @@ Model = TypeVar("Model", bound=BaseModel)
 Filter = Mapping[str, Any] | None
 SortKey = str | Sequence[Any] | Mapping[str, int]
 #: An index: its name, or what it is on, like a sort.
-Hint = str | Sequence[tuple[str, int]]
+Hint = str | Sequence[tuple[str, int]] | Mapping[str, int]
 OnInvalid = Literal["raise", "skip"] | Callable[[EnvelopeError | UnknownKeyError], Any]
 
 #: MongoDB's limit for one document (manual: Limits and Thresholds).
@@ -121,7 +121,7 @@ class Flows(Generic[Model]):
         self._primary = collection.with_options(read_preference=ReadPreference.PRIMARY)
 
     def _stored_shard_key(self, names: Sequence[str]) -> tuple[str, ...]:
-        if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+        if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
             raise ConfigurationError('shard_key= takes the names of fields in the clear: shard_key=("tenant",)')
         for name in names:
             if self.schema.field(name) is None:
@@ -284,7 +284,7 @@ class Flows(Generic[Model]):
 
     async def save_many(self, models: Iterable[Model], *, session: Any) -> list[Model]:
         """Insert the new ones in one command, then replace the others one by one."""
-        if isinstance(models, BaseModel):
+        if isinstance(models, BaseModel) or not isinstance(models, Iterable):
             raise QueryError("save_many takes several models, in a list, say; save takes one")
         given = list(models)
         once = list({id(model): model for model in given}.values())
@@ -341,9 +341,10 @@ class Flows(Generic[Model]):
                     f"update: the function gives back a {self.schema.model.__name__}, or None after changing the one it was given, "
                     f"and not a {type(changed).__name__}"
                 )
-            self.schema.check_changed(changed)
+            changed = self.schema.reloaded(changed)
         else:
             changed = self.schema.changed(loaded, changes)
+        remember(changed, self.place, stored, expected)
         sealed = self.seal(changed)
         if not same(sealed.identity, stored):
             raise QueryError("update: the function changed the id. Save a new instance, and delete this document")
@@ -419,8 +420,17 @@ class Flows(Generic[Model]):
             raise
         self._check_identity(found, asked)
         content = Content(values)
-        content.tag = tag
+        content.identity, content.revision = found, self._revision(tag, bytes(document.raw))
         return content
+
+    def mend(self, content: Mapping[str, Any]) -> Model:
+        """A model of content that was loaded raw, which remembers of which revision it is."""
+        if not isinstance(content, Mapping):
+            raise QueryError(f"mend takes the content that load_raw gave, not a {type(content).__name__}")
+        model = self.schema.revived(content)
+        if isinstance(content, Content):
+            remember(model, self.place, content.identity, (content.revision,))
+        return model
 
     async def _find_by_id(self, collection: Any, identity: Any, session: Any) -> tuple[Any, RawBSONDocument]:
         asked = identity_value(self.schema, identity)
@@ -437,7 +447,7 @@ class Flows(Generic[Model]):
 
     async def load_many(self, identities: Iterable[Any], *, session: Any) -> list[Model]:
         """Several documents by their ids, in the order of these."""
-        if isinstance(identities, str | bytes | Mapping):
+        if isinstance(identities, str | bytes | Mapping) or not isinstance(identities, Iterable):
             raise QueryError("load_many takes several ids, in a list, say; load takes one")
         given = list(identities)
         asked = [identity_value(self.schema, each) for each in given]
@@ -488,6 +498,8 @@ class Flows(Generic[Model]):
     def _options(self, options: dict[str, Any]) -> dict[str, Any]:
         """pymongo's own options, which a hint and a collation become."""
         hint, collation = options.get("hint"), options.get("collation")
+        if hint is not None and not isinstance(hint, str | Sequence | Mapping):
+            raise QueryError("hint is the name of an index, or the fields that it is on, like a sort")
         if hint is not None and not isinstance(hint, str):
             options["hint"] = compile_sort(self.schema, hint)
         options["collation"] = collation or BYTE_BY_BYTE
@@ -537,7 +549,7 @@ class Flows(Generic[Model]):
         """The revision of the document that an instance stands for; of several that are possible, the latest."""
         field, tag = self.schema.identity, None
         if isinstance(model, Content):
-            tag = model.tag
+            tag = model.revision.tag
         elif isinstance(model, self.schema.model):
             identity = getattr(model, field.name)
             if identity is not None and field.node.fits(identity):

@@ -20,7 +20,7 @@ from bson import Binary, Decimal128, Int64, ObjectId, Regex
 from bson.raw_bson import RawBSONDocument
 from pymongo import ASCENDING, IndexModel
 from pymongo.collation import Collation
-from pymongo.errors import DuplicateKeyError
+from pymongo.errors import DuplicateKeyError, OperationFailure
 
 from . import envelope
 from .bridge import settle
@@ -141,11 +141,24 @@ async def _make_indexes(collection: Any, names: list[str], session: Any) -> list
     there = [index for index in (await settle(collection.index_information(session=session))).values() if _serves(index)]
     covered = {index["key"][0][0] for index in there}
     missing = [IndexModel([(name, ASCENDING)], collation=BYTE_BY_BYTE) for name in names if name not in covered]
-    return list(await settle(collection.create_indexes(missing, session=session))) if missing else []
+    try:
+        return list(await settle(collection.create_indexes(missing, session=session))) if missing else []
+    except OperationFailure as error:
+        if error.code not in _INDEX_CONFLICTS:
+            raise
+    raise ConfigurationError(
+        f"{collection.name}: an index that was made by hand, and that does not find every document (sparse, partial, or of a "
+        f"collation), stands in the way of one on {' or '.join(name for name in names if name not in covered)}. Drop it, or "
+        "make it anew under another name"
+    )
+
+
+#: IndexOptionsConflict, IndexKeySpecsConflict
+_INDEX_CONFLICTS: Final = frozenset({85, 86})
 
 
 def _serves(index: dict[str, Any]) -> bool:
     """Whether an index, made by hand perhaps, finds every document by its first field."""
-    return index["key"][0][1] in (1, -1) and not {"partialFilterExpression", "sparse", "collation", "hidden"} & {
+    return index["key"][0][1] in (1, -1) and not {"partialFilterExpression", "sparse", "collation"} & {
         name for name, value in index.items() if value
     }

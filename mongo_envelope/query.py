@@ -29,6 +29,7 @@ from uuid import UUID
 from zoneinfo import ZoneInfo
 
 from bson import Binary, Decimal128, Int64, ObjectId, Regex
+from bson.binary import UUID_SUBTYPE
 from pydantic import AnyUrl, BaseModel, ByteSize, RootModel
 
 from .answer import same
@@ -85,6 +86,8 @@ def compile_sort(
     schema: Schema[Any], key: str | Sequence[Any] | Mapping[str, int], direction: int | None = None
 ) -> list[tuple[str, int]]:
     """pymongo's sort list, from a name, a list of names or ``(name, direction)`` pairs, or a dict. Raise `QueryError`."""
+    if isinstance(key, tuple) and len(key) == 2 and isinstance(key[0], str) and isinstance(key[1], int) and direction is None:
+        key, direction = key  # one pair, not in a list
     if isinstance(key, str):
         pairs: list[Any] = [(key, 1 if direction is None else direction)]
     elif direction is not None or not isinstance(key, Sequence | Mapping) or not key:
@@ -136,8 +139,9 @@ def from_stored(schema: Schema[Any], name: str, stored: Any) -> Any:
     Otherwise as BSON has it: what BSON rounds is rounded, and a value that the model no longer knows is not hidden.
     """
     node = _place(schema, name).node
+    stored = int(stored) if isinstance(stored, Int64) else stored
     while node is not None:
-        number = timedelta(milliseconds=stored) if type(stored) in (int, Int64) and timedelta in node.types else stored
+        number = timedelta(milliseconds=stored) if type(stored) is int and timedelta in node.types else stored
         found = _brought(node, number)
         if found is not _NOT and same(node.projected(found), stored):
             return found
@@ -438,6 +442,10 @@ def _fits(node: Node, value: Any) -> bool:
 
 def _brought(node: Node, value: Any) -> Any:
     """The value as one of the node's types, or `_NOT`: also where two of them could be meant."""
+    if isinstance(value, Int64):  # what pymongo reads a larger int as, and, by default, a UUID
+        value = int(value)
+    elif isinstance(value, Binary) and value.subtype == UUID_SUBTYPE and not _fits(node, value):
+        value = value.as_uuid()
     if _fits(node, value):
         return value
     if isinstance(value, Enum):  # of another class than the field's, if that is an enum

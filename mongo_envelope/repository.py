@@ -58,33 +58,8 @@ class _Repository(Generic[Model]):
 
     _kind: type
 
-    def __init__(
-        self,
-        model: type[Model],
-        collection: Any,
-        *,
-        keys: KeyRing,
-        context: str | None = None,
-        validate_on_save: bool = False,
-        shard_key: Sequence[str] = (),
-    ) -> None:
-        """Compile the model for one collection.
-
-        ``context``: the name under which keys are derived; the collection's name by default, so that a restore into another
-        database opens. ``validate_on_save``: also run the model's validators before sealing. ``shard_key``: for a sharded
-        collection, the fields of its shard key, which go into the filter of every write by id.
-
-        Raise `SchemaError` for a model that cannot be kept, `ConfigurationError` for anything else that does not fit.
-        """
-        self._flows = Flows(
-            model,
-            collection,
-            self._kind,
-            keys=keys,
-            context=context,
-            validate_on_save=validate_on_save,
-            shard_key=shard_key,
-        )
+    def _build(self, model: type[Model], collection: Any, **options: Any) -> None:
+        self._flows: Flows[Model] = Flows(model, collection, self._kind, **options)
 
     @property
     def codec(self) -> DocumentCodec[Model]:
@@ -100,6 +75,14 @@ class _Repository(Generic[Model]):
         instance that was neither loaded nor saved here.
         """
         return self._flows.revision(model)
+
+    def mend(self, content: Mapping[str, Any]) -> Model:
+        """A model of content that `load_raw` gave and that was mended: ``content["country"] = "GB"``, ``content | {…}``.
+
+        Validated as on load, and saved over the revision that was read. Of a plain dict the instance is a new one. Not awaited.
+        Raise `PayloadError` if the content still does not fit the model.
+        """
+        return self._flows.mend(content)
 
     def with_options(
         self,
@@ -126,6 +109,26 @@ class Repository(_Repository[Model]):
     """
 
     _kind = Collection
+
+    def __init__(
+        self,
+        model: type[Model],
+        collection: Collection[Any],
+        *,
+        keys: KeyRing,
+        context: str | None = None,
+        validate_on_save: bool = False,
+        shard_key: Sequence[str] = (),
+    ) -> None:
+        """Compile the model for one collection.
+
+        ``context``: the name under which keys are derived; the collection's name by default, so that a restore into another
+        database opens. ``validate_on_save``: also run the model's validators before sealing. ``shard_key``: for a sharded
+        collection, the fields of its shard key, which go into the filter of every write by id.
+
+        Raise `SchemaError` for a model that cannot be kept, `ConfigurationError` for anything else that does not fit.
+        """
+        self._build(model, collection, keys=keys, context=context, validate_on_save=validate_on_save, shard_key=shard_key)
 
     def setup(
         self,
@@ -195,8 +198,8 @@ class Repository(_Repository[Model]):
     ) -> dict[str, Any]:
         """The content of a document by field name: verified and decrypted, but not validated, as plain values of BSON and JSON.
 
-        The way out of a `PayloadError`, where the model has changed: mend it, and save an instance made of it with
-        ``revision=repository.revision(content)``. Otherwise it raises as `load`.
+        The way out of a `PayloadError`, where the model has changed: change the content, `mend` it, save. Otherwise it raises as
+        `load`.
         """
         return drive(self._flows.load_raw(id, session=session))
 
@@ -208,7 +211,7 @@ class Repository(_Repository[Model]):
         max_time_ms: int | None = None,
         hint: Hint | None = None,
         comment: Any = None,
-        collation: Collation | None = None,
+        collation: Collation | Mapping[str, Any] | None = None,
         session: ClientSession | None = None,
     ) -> Model | None:
         """The first model that matches, or None. Filter and options are as for `find`."""
@@ -230,7 +233,7 @@ class Repository(_Repository[Model]):
         max_time_ms: int | None = None,
         hint: Hint | None = None,
         comment: Any = None,
-        collation: Collation | None = None,
+        collation: Collation | Mapping[str, Any] | None = None,
         session: ClientSession | None = None,
     ) -> Cursor[Model]:
         """A cursor over what matches a filter on queryable fields. Raise `QueryError` at once for one that cannot be served.
@@ -263,7 +266,7 @@ class Repository(_Repository[Model]):
         max_time_ms: int | None = None,
         hint: Hint | None = None,
         comment: Any = None,
-        collation: Collation | None = None,
+        collation: Collation | Mapping[str, Any] | None = None,
         session: ClientSession | None = None,
     ) -> int:
         """How many documents match. Nothing is read, so this is the server's word."""
@@ -278,7 +281,7 @@ class Repository(_Repository[Model]):
         max_time_ms: int | None = None,
         hint: Hint | None = None,
         comment: Any = None,
-        collation: Collation | None = None,
+        collation: Collation | Mapping[str, Any] | None = None,
         session: ClientSession | None = None,
     ) -> bool:
         """Whether any document matches. The server's word, as `count`."""
@@ -293,7 +296,7 @@ class Repository(_Repository[Model]):
         *,
         max_time_ms: int | None = None,
         comment: Any = None,
-        collation: Collation | None = None,
+        collation: Collation | Mapping[str, Any] | None = None,
         session: ClientSession | None = None,
     ) -> list[Any]:
         """The values of a queryable field, or of the elements of a list, each once. The server's word, as `count`.
@@ -342,7 +345,7 @@ class Repository(_Repository[Model]):
         self,
         filter: Filter,
         *,
-        collation: Collation | None = None,
+        collation: Collation | Mapping[str, Any] | None = None,
         session: ClientSession | None = None,
     ) -> int:
         """Delete what matches a filter on queryable fields; all of it if that is ``{}``. How many there were."""
@@ -353,6 +356,19 @@ class AsyncRepository(_Repository[Model]):
     """`Repository` over an ``AsyncMongoClient``: the same names and parameters, awaited."""
 
     _kind = AsyncCollection
+
+    def __init__(
+        self,
+        model: type[Model],
+        collection: AsyncCollection[Any],
+        *,
+        keys: KeyRing,
+        context: str | None = None,
+        validate_on_save: bool = False,
+        shard_key: Sequence[str] = (),
+    ) -> None:
+        """As `Repository`, over a collection of an ``AsyncMongoClient``."""
+        self._build(model, collection, keys=keys, context=context, validate_on_save=validate_on_save, shard_key=shard_key)
 
     async def setup(
         self,
@@ -417,7 +433,7 @@ class AsyncRepository(_Repository[Model]):
         max_time_ms: int | None = None,
         hint: Hint | None = None,
         comment: Any = None,
-        collation: Collation | None = None,
+        collation: Collation | Mapping[str, Any] | None = None,
         session: AsyncClientSession | None = None,
     ) -> Model | None:
         """See `Repository.find_one`."""
@@ -437,7 +453,7 @@ class AsyncRepository(_Repository[Model]):
         max_time_ms: int | None = None,
         hint: Hint | None = None,
         comment: Any = None,
-        collation: Collation | None = None,
+        collation: Collation | Mapping[str, Any] | None = None,
         session: AsyncClientSession | None = None,
     ) -> AsyncCursor[Model]:
         """See `Repository.find`. Not awaited; the cursor is."""
@@ -465,7 +481,7 @@ class AsyncRepository(_Repository[Model]):
         max_time_ms: int | None = None,
         hint: Hint | None = None,
         comment: Any = None,
-        collation: Collation | None = None,
+        collation: Collation | Mapping[str, Any] | None = None,
         session: AsyncClientSession | None = None,
     ) -> int:
         """See `Repository.count`."""
@@ -480,7 +496,7 @@ class AsyncRepository(_Repository[Model]):
         max_time_ms: int | None = None,
         hint: Hint | None = None,
         comment: Any = None,
-        collation: Collation | None = None,
+        collation: Collation | Mapping[str, Any] | None = None,
         session: AsyncClientSession | None = None,
     ) -> bool:
         """See `Repository.exists`."""
@@ -495,7 +511,7 @@ class AsyncRepository(_Repository[Model]):
         *,
         max_time_ms: int | None = None,
         comment: Any = None,
-        collation: Collation | None = None,
+        collation: Collation | Mapping[str, Any] | None = None,
         session: AsyncClientSession | None = None,
     ) -> list[Any]:
         """See `Repository.distinct`."""
@@ -533,7 +549,7 @@ class AsyncRepository(_Repository[Model]):
         self,
         filter: Filter,
         *,
-        collation: Collation | None = None,
+        collation: Collation | Mapping[str, Any] | None = None,
         session: AsyncClientSession | None = None,
     ) -> int:
         """See `Repository.delete_many`."""

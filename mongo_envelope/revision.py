@@ -68,11 +68,18 @@ def remember(model: BaseModel, place: Place, identity: Any, revisions: tuple[Rev
 
 
 class Content(dict[str, Any]):
-    """The content of a document, as `load_raw` gives it, and of which revision it is."""
+    """The content of a document, as `load_raw` gives it, and of which document and revision it is."""
 
-    __slots__ = ("tag",)
+    __slots__ = ("identity", "revision")
 
-    tag: bytes
+    identity: Any
+    revision: Revision
+
+    def __or__(self, other: dict[str, Any]) -> Content:  # type: ignore[override]  # dict's gives a dict, which would forget
+        """With other values, still of that document."""
+        merged = Content({**self, **other})
+        merged.identity, merged.revision = self.identity, self.revision
+        return merged
 
 
 def as_text(tag: bytes) -> str:

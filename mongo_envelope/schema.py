@@ -24,7 +24,7 @@ from typing import Annotated, Any, Final, Generic, TypeVar, get_args, get_origin
 
 import pydantic_core
 import typing_extensions
-from bson import ObjectId
+from bson import Int64, ObjectId
 from pydantic import AliasChoices, BaseModel, RootModel
 from pydantic.fields import ComputedFieldInfo, FieldInfo
 
@@ -96,6 +96,7 @@ class Schema(Generic[Model]):
         self._computed = tuple(field for field in self.stored if field.computed)
         self._stored_names = frozenset(field.stored for field in self.stored)
         self._extras = model.model_config.get("extra") == "allow"
+        self._aliases = {alias: name for name, info in model.model_fields.items() for alias in _aliases(info)}
 
     @classmethod
     def of(cls, model: type[Model]) -> Schema[Model]:
@@ -184,24 +185,21 @@ class Schema(Generic[Model]):
         """
         self._check_changes(changes)
         try:
-            return self._reloaded(self._plan.changed(model, changes))
-        except Unfit as unfit:
-            problem = str(unfit)
-        raise QueryError(f"{self.model.__name__}: the changes do not fit the model: {problem}")
-
-    def check_changed(self, model: Model) -> None:
-        """Raise `QueryError` for an instance that could be saved, and not be loaded again."""
-        try:
-            self._reloaded(model)
+            changed = self._plan.changed(model, changes)
         except Unfit as unfit:
             problem = str(unfit)
         else:
-            return
+            return self.reloaded(changed)
         raise QueryError(f"{self.model.__name__}: the changes do not fit the model: {problem}")
 
-    def _reloaded(self, model: Model) -> Model:
+    def reloaded(self, model: Model) -> Model:
+        """What would be loaded if this instance were saved. Raise `QueryError` if it could not be, `PayloadError` as `split`."""
         metadata, payload = self.split(model)
-        return self._plan.load(self._spliced_json(self._as_stored(metadata), payload))
+        try:
+            return self._plan.load(self._spliced_json(self._as_stored(metadata), payload))
+        except Unfit as unfit:
+            problem = str(unfit)
+        raise QueryError(f"{self.model.__name__}: the changes do not fit the model: {problem}")
 
     def _check_changes(self, changes: Mapping[str, Any]) -> None:
         """Names only: an update takes whole fields of the model, and no operators of MongoDB."""
@@ -216,6 +214,10 @@ class Schema(Generic[Model]):
                 raise QueryError(f"{where}: an update keeps the id. Save a new instance, and delete this document")
             if name in self.model.model_computed_fields:
                 raise QueryError(f"{where} is computed: change what it is computed from")
+            if name in known and known[name].frozen:
+                raise QueryError(f"{where} is frozen: it does not change. A function may give back another instance all the same")
+            if name not in known and name in self._aliases:
+                raise QueryError(f"{where} is an alias: changes are by the names in Python, here {self._aliases[name]}")
             if name.startswith("$") or "." in name:
                 raise QueryError(
                     f"{where}: changes are whole fields by name; {{name: value}}. For a part of one, or for its old value, give a "
@@ -230,9 +232,20 @@ class Schema(Generic[Model]):
         Raise `PayloadError` if the payload is not JSON.
         """
         content = payload_object(payload)
-        known = {field.name: document[field.stored] for field in self.stored if field.stored in document}
+        known = {field.name: _plain(document[field.stored]) for field in self.stored if field.stored in document}
         others = document.keys() - envelope.RESERVED - self._stored_names
-        return known | {name: value for name, value in document.items() if name in others} | content
+        return known | {name: _plain(value) for name, value in document.items() if name in others} | content
+
+    def revived(self, content: Mapping[str, Any]) -> Model:
+        """The inverse of `raw`, for content that was mended: validated as on load. Raise `PayloadError` if it does not fit."""
+        try:
+            json = pydantic_core.to_json(dict(content), bytes_mode="base64", inf_nan_mode="constants", fallback=_object_id_as_text)
+            return self._plan.load(json)
+        except Unfit as unfit:
+            problem = str(unfit)
+        except (TypeError, ValueError):  # PydanticSerializationError is a ValueError
+            problem = "a value that JSON cannot hold"
+        raise PayloadError(f"{self.model.__name__}: the content does not fit the model: {problem}")
 
     def unencodable(self, metadata: Mapping[str, Any]) -> PayloadError:
         """The error for metadata that did not encode: which field's value BSON cannot hold."""
@@ -293,6 +306,15 @@ class Schema(Generic[Model]):
     def _refused_extra(self, model: Model) -> str | None:
         clash = (model.__pydantic_extra__ or {}).keys() & self._stored_names
         return f"an extra value has the stored name of a queryable field: {min(clash)}" if clash else None
+
+
+def _plain(value: Any) -> Any:
+    """A value as it comes out of BSON, without the class that says how many bits an int had there."""
+    if isinstance(value, Int64):
+        return int(value)
+    if isinstance(value, dict):
+        return {name: _plain(each) for name, each in value.items()}
+    return [_plain(each) for each in value] if isinstance(value, list) else value
 
 
 def unknown_field(where: str, name: str, known: Iterable[str], served: str) -> str:

@@ -43,6 +43,9 @@ async def test_to_list_of_a_length_leaves_the_rest(driver: Driver) -> None:
     assert await cursor.to_list(0) == []
     assert [each.id for each in await cursor.to_list(length=4)] == [4, 5]
     assert await cursor.to_list() == []
+    for wrong in (-1, "3", 1.5, True):
+        with pytest.raises(QueryError, match="length"):
+            await cursor.to_list(wrong)
 
 
 async def test_first_gives_one_or_none_and_closes(driver: Driver) -> None:

@@ -13,10 +13,11 @@ from typing import Annotated, Any
 from uuid import UUID, uuid4
 
 import pytest
-from bson import ObjectId
+from bson import Binary, CodecOptions, Int64, ObjectId
 from bson.raw_bson import RawBSONDocument
 from conftest import Driver, Proxy
 from pydantic import (
+    AliasChoices,
     Base64Bytes,
     BaseModel,
     ConfigDict,
@@ -405,13 +406,71 @@ async def test_update_leaves_the_other_fields_alone(driver: Driver) -> None:
     parcel = Parcel.model_validate({"id": 1, "stamp": "aGVsbG8=", "due": "2999-01-01", "settings": '{"a": 1}'})
     parcel.due = date(2020, 1, 1)
     await parcels.save(parcel)
-    updated = await parcels.update(1, {"code": " ab ", "fixed": 2})
-    assert updated == await parcels.load(1) == parcel.model_copy(update={"code": "AB", "fixed": 2})
+    updated = await parcels.update(1, {"code": " ab "})
+    assert updated == await parcels.load(1) == parcel.model_copy(update={"code": "AB"})
     assert (updated.stamp, updated.settings) == (b"hello", {"a": 1})
     updated = await parcels.update(1, {"settings": '{"b": 2}', "stamp": "aGk="})
     assert (updated.settings, updated.stamp) == ({"b": 2}, b"hi")
     with pytest.raises(QueryError, match="due: date_future"):
         await parcels.update(1, {"due": "2020-01-01"})
+    with pytest.raises(QueryError, match="fixed is frozen"):
+        await parcels.update(1, {"fixed": 2})
+    assert (await parcels.update(1, lambda parcel: parcel.model_copy(update={"fixed": 2}))).fixed == 2
+
+
+async def test_changes_are_validated_in_the_order_of_the_fields(driver: Driver) -> None:
+    """Whatever order a client wrote them in: a validator sees the new values of the fields before its own."""
+
+    class Span(BaseModel):
+        id: int
+        start: int
+        end: int
+
+        @field_validator("end")
+        @classmethod
+        def after_the_start(cls, end: int, info: ValidationInfo) -> int:
+            assert end >= info.data["start"]
+            return end
+
+    spans = driver.repository(Span)
+    await spans.save(Span(id=1, start=5, end=6))
+    assert await spans.update(1, {"end": 2, "start": 1}) == Span(id=1, start=1, end=2)
+
+
+async def test_what_update_gives_back_is_what_load_gives(driver: Driver) -> None:
+    """For a function, too: what its result becomes when it is loaded is stored, and found."""
+
+    class Lowered(BaseModel):
+        id: int
+        text: Annotated[str, Queryable()] = ""
+
+        @field_validator("text")
+        @classmethod
+        def lower(cls, text: str) -> str:
+            return text.lower()
+
+    lowered = driver.repository(Lowered)
+    await lowered.save(Lowered(id=1))
+    for how in ({"text": "ABC"}, lambda model: model.model_copy(update={"text": "ABC"})):
+        updated = await lowered.update(1, how)
+        assert updated == await lowered.load(1) == await lowered.find_one({"text": "abc"}) == Lowered(id=1, text="abc")
+        await lowered.save(updated)
+
+
+async def test_an_alias_is_no_name_of_a_field(driver: Driver) -> None:
+    """Not even where other names are extra values: it would be one, and the field would stay."""
+
+    class Aliased(BaseModel):
+        model_config = ConfigDict(extra="allow", populate_by_name=True)
+        id: int
+        e_mail: str = Field(default="", validation_alias=AliasChoices("eMail", "mail"), serialization_alias="E")
+
+    aliased = driver.repository(Aliased)
+    await aliased.save(Aliased(id=1))
+    for alias in ("eMail", "mail", "E"):
+        with pytest.raises(QueryError, match=f"{alias} is an alias: changes are by the names in Python, here e_mail"):
+            await aliased.update(1, {alias: "x"})
+    assert (await aliased.update(1, {"e_mail": "x", "other": 1})).e_mail == "x"
 
 
 @pytest.mark.parametrize(
@@ -592,12 +651,20 @@ async def test_the_content_of_a_document_has_its_revision(driver: Driver) -> Non
     old = await before.save(Before(id=1))
     content = await after.load_raw(1)
     assert after.revision(content) == before.revision(old)
-    mended = After(id=content["id"], size=int(content["size"]))
+    with pytest.raises(PayloadError, match="size: int_type"):
+        after.mend(content)
     await before.save(old)
-    with pytest.raises(RevisionConflictError):
-        await after.save(mended, revision=after.revision(content))
-    await after.save(mended, revision=after.revision(await after.load_raw(1)))
+    with pytest.raises(RevisionConflictError, match="somebody else wrote"):
+        await after.save(after.mend(content | {"size": 12}))
+    content = await after.load_raw(1)
+    content["size"] = 12
+    await after.save(after.mend(content))
     assert await after.load(1) == After(id=1, size=12)
+    with pytest.raises(RevisionConflictError, match="exists already"):
+        await after.save(after.mend(dict(content)))
+    for wrong, error in ((5, QueryError), (content | {"size": object()}, PayloadError)):
+        with pytest.raises(error):
+            after.mend(wrong)
     with pytest.raises(RepositoryError):
         after.revision(dict(content))
 
@@ -759,8 +826,62 @@ async def test_one_where_several_are_wanted_is_told_apart(driver: Driver) -> Non
     for call in (customers.load, customers.delete):
         with pytest.raises(QueryError, match="a whole Customer was given where its id is wanted"):
             await call(ada)
+    for call, several in ((customers.save_many, "models"), (customers.load_many, "ids")):
+        with pytest.raises(QueryError, match=f"takes several {several}"):
+            await call(5)
+    with pytest.raises(QueryError, match="hint is the name of an index"):
+        customers.find(hint=5)
+    assert await customers.find(sort=("rank", -1), hint={"id": 1}).to_list() == [ada]
     with pytest.raises(ConfigurationError, match="the model comes first"):
         driver.repository(driver.collection(), Customer)
+
+
+async def test_mended_content_is_what_was_saved(driver: Driver) -> None:
+    """Every value in its type, under names and aliases, in the clear or not, although the content shows how it is kept."""
+
+    class Before(BaseModel):
+        model_config = ConfigDict(arbitrary_types_allowed=True)
+        id: ObjectId = Field(default_factory=ObjectId, alias="_id")
+        photo: bytes = b"\xff"
+        email: str = Field(default="", alias="eMail")
+        anything: Any = None
+        numbers: dict[int, str] = {}
+        at: Annotated[datetime, Queryable()] = datetime(2024, 1, 31, 12, 0, 0, 123456, tzinfo=UTC)
+        raw: Annotated[bytes, Queryable()] = b"\xff"
+        size: Annotated[int, Queryable()] = 2**40
+        score: Annotated[float, Queryable()] = float("inf")
+        amount: Annotated[Decimal, Queryable()] = Decimal("1.50")
+
+    class After(Before):
+        country: str
+
+    values = {"eMail": "ada@example.com", "anything": [b"x", date(2024, 1, 31)], "numbers": {1: "a"}}
+    before, after = driver.repository(Before), driver.repository(After)
+    saved = await before.save(Before(**values))
+    content = await after.load_raw(saved.id)
+    assert type(content["size"]) is int
+    await after.save(after.mend(content | {"country": "GB"}))
+    assert await after.load(saved.id) == After(**values, _id=saved.id, country="GB")
+
+
+async def test_what_pymongo_reads_is_taken_as_an_id_and_in_a_filter(driver: Driver, client: MongoClient[dict[str, Any]]) -> None:
+    """An int beyond 32 bits is an Int64 there, and a UUID by default a Binary; what distinct gives can be asked for."""
+
+    class Counted(BaseModel):
+        id: int
+        owner: Annotated[UUID, Queryable()]
+        sizes: Annotated[list[int], Queryable()] = [2**40]
+
+    counted = driver.repository(Counted)
+    one = await counted.save(Counted(id=3_000_000_000, owner=uuid4()))
+    plain = client.get_database(driver.collection().database.name, CodecOptions()).customers.find_one() or {}
+    assert (type(plain["_id"]), type(plain["owner"])) == (Int64, Binary)
+    assert await counted.load(plain["_id"]) == one
+    assert await counted.find({"owner": plain["owner"], "sizes": {"$in": plain["sizes"]}}).to_list() == [one]
+    for name in ("id", "owner", "sizes"):
+        (value,) = await counted.distinct(name)
+        assert type(value) in (int, UUID)
+        assert await counted.find_one({name: value}) == one
 
 
 # --- what the server says ---------------------------------------------------------------------------------------------
@@ -1023,7 +1144,7 @@ async def test_a_shard_that_somebody_edited_is_no_operator(driver: Driver, datab
     assert await customers.find().to_list() == [bob]
 
 
-@pytest.mark.parametrize("wrong", ["tenant", ("email",), ("nothing",), ("rank.x",), (5,)], ids=str)
+@pytest.mark.parametrize("wrong", ["tenant", ("email",), ("nothing",), ("rank.x",), (5,), None, 5], ids=str)
 async def test_a_shard_key_is_of_fields_in_the_clear(driver: Driver, wrong: Any) -> None:
     """Anything else is refused when the repository is built."""
     with pytest.raises(ConfigurationError, match="shard_key"):

@@ -52,6 +52,17 @@ async def test_an_index_made_by_hand_will_do(driver: Driver, database: Db) -> No
     assert await driver.repository(Customer).setup() == ["tenant_1", "k_1"]
 
 
+async def test_an_index_that_stands_in_the_way(driver: Driver, database: Db) -> None:
+    """One of the same name that does not find every document: said with the field and the way out. A hidden one is left alone."""
+    database.customers.create_index("tenant", sparse=True)
+    with pytest.raises(ConfigurationError, match="stands in the way of one on tenant or k") as caught:
+        await driver.repository(Customer).setup()
+    assert caught.value.__context__ is None
+    database.customers.drop_indexes()
+    database.customers.create_index("tenant", hidden=True)
+    assert await driver.repository(Customer).setup() == ["k_1"]
+
+
 async def test_a_filter_uses_the_index(driver: Driver, database: Db) -> None:
     """What the repository sends, its collation included, is answered from the index."""
     customers = driver.repository(Customer)

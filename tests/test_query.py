@@ -660,6 +660,7 @@ def test_elem_match_on_the_fields_of_nested_models() -> None:
     [
         ("at", None, [("at", 1)]),
         ("at", -1, [("at", -1)]),
+        (("at", -1), None, [("at", -1)]),
         ("renamed", 1, [("stored_name", 1)]),
         ("id", None, [("_id", 1)]),
         (["tenant", "id"], None, [("tenant", 1), ("_id", 1)]),
@@ -698,7 +699,7 @@ def test_sorts(key: Any, direction: int | None, compiled: list[tuple[str, int]])
         ([("at",)], None),
         ([("at", 1, 1)], None),
         ([("at", 1)], -1),
-        (("at", -1), None),
+        (("at", -1), 1),
         (["at", "at"], None),
         ([("id", 1), ("_id", -1)], None),
         ({"at": [1]}, None),

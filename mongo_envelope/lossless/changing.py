@@ -22,8 +22,9 @@ def assigned(model: BaseModel, changes: Mapping[str, Any]) -> dict[str, Any]:
     """The changes, in the types of their fields; a name that is no field is kept as it is. Raises what pydantic raises."""
     validator = _validator(type(model))
     values = {name: value for name, value in model.__dict__.items() if name in type(model).model_fields}
-    for name, value in changes.items():
-        if name in values:
+    for name in type(model).model_fields:  # in the order of the fields, as a validator that looks at those before it expects
+        if name in changes:
+            value = changes[name]
             values = cast("Any", validator.validate_assignment(values, name, value))[0]  # and extras, and the set of fields
     return {name: values.get(name, value) for name, value in changes.items()}
 
