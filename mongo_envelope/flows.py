@@ -182,8 +182,11 @@ class Flows(Generic[Model]):
     async def _store(
         self, model: Model, sealed: _Sealed, expected: tuple[Revision, ...], *, overwrite: bool, session: Any
     ) -> Model:
-        """Write, and let the instance remember what the document may be now."""
-        attempted = (*expected, sealed.revision)
+        """Write, and let the instance remember what the document may be now.
+
+        What it knew before stays possible while the outcome is unknown, also if only a part of it was expected.
+        """
+        attempted = (*(sealed.known if expected[0] in sealed.known else expected), sealed.revision)
         try:
             if overwrite:
                 failed = await self._overwrite(sealed, session)
@@ -231,15 +234,21 @@ class Flows(Generic[Model]):
         return False
 
     async def _overwrite(self, sealed: _Sealed, session: Any) -> RepositoryError | None:
-        """Replace whatever is there, or insert."""
-        stored = await self._stored_shard(sealed.identity, session)
-        where = self._where(sealed.identity, sealed.revision.shard if stored is None else stored)
-        document = RawBSONDocument(sealed.raw)
-        try:
-            await settle(self.collection.replace_one(where, document, upsert=True, collation=BYTE_BY_BYTE, session=session))
-        except DuplicateKeyError as error:
-            return self._duplicate(error.details)
-        return None
+        """Replace whatever is there, or insert. Once more if it has moved to another shard between question and answer."""
+        failed: RepositoryError | None = None
+        for _ in range(2 if self._shard_key and not _in_transaction(session) else 1):
+            stored = await self._stored_shard(sealed.identity, session)
+            where = self._where(sealed.identity, sealed.revision.shard if stored is None else stored)
+            document = RawBSONDocument(sealed.raw)
+            try:
+                await settle(self.collection.replace_one(where, document, upsert=True, collation=BYTE_BY_BYTE, session=session))
+            except DuplicateKeyError as error:
+                failed = self._duplicate(error.details)
+            else:
+                return None
+            if not isinstance(failed, RevisionConflictError):
+                break
+        return failed
 
     def _duplicate(self, details: Mapping[str, Any] | None) -> RepositoryError:
         """Which of the two a duplicate key is. The server's message quotes the value; ``keyPattern`` names the fields."""

@@ -206,6 +206,26 @@ async def test_a_lost_reply_does_not_make_the_named_revision_a_conflict(driver: 
         assert (await customers.load(ada.id)).notes == "put"
 
 
+@pytest.mark.parametrize("loaded", [False, True], ids=["fresh", "loaded"])
+async def test_naming_a_revision_of_unknown_outcome_forgets_nothing(
+    driver: Driver, server: embedded.Server, fail_command: Fail, *, loaded: bool
+) -> None:
+    """Two attempts are lost, the second over the first: the document is still as it was before both, and saving again succeeds."""
+    async with driver.another_client(server.uri, retryWrites=False, appName="fails") as client:
+        customers = driver.repository(Customer, driver.collection(client=client))
+        ada = Customer()
+        if loaded:
+            await customers.save(ada)
+        fail_command(["insert", "update"], closeConnection=True)
+        with pytest.raises(AutoReconnect):
+            await customers.save(ada)
+        fail_command(["insert", "update"], closeConnection=True)
+        with pytest.raises(AutoReconnect):
+            await customers.save(ada, revision=customers.revision(ada))
+        await customers.save(ada)
+        assert await customers.load(ada.id) == ada
+
+
 async def test_the_revision_after_a_transaction_is_that_of_its_last_write(driver: Driver) -> None:
     """Committed, it is the stored one; aborted, no document has it, and who names it learns of a conflict."""
     customers = driver.repository(Customer)
@@ -1129,6 +1149,28 @@ async def test_a_move_whose_outcome_is_unknown(driver: Driver, proxy: Proxy, fai
             ada.tenant = "initech"
             await customers.save(ada)
             assert (await customers.load(ada.id)).tenant == "initech"
+
+
+async def test_overwriting_what_moves_at_that_moment(driver: Driver, database: Db, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A document that has gone to another shard between question and answer is looked for once more."""
+    customers = driver.repository(Customer, shard_key=("tenant",))
+    ada = await customers.save(Customer(tenant="acme"))
+    flows = customers.inner._flows
+    where_it_was, asked = flows._stored_shard, []
+
+    async def too_early(*args: Any) -> Any:
+        shard = await where_it_was(*args)
+        if not asked:
+            asked.append(shard)
+            ada.tenant = "globex"
+            assert (await flows.save(ada, overwrite=False, revision=None, session=None)) is ada
+        return shard
+
+    monkeypatch.setattr(flows, "_stored_shard", too_early)
+    other = await customers.save(Customer(id=ada.id, tenant="initech"), overwrite=True)
+    assert asked == [("acme",)]
+    assert (await customers.load(ada.id)) == other
+    assert database.customers.count_documents({}) == 1
 
 
 @pytest.mark.parametrize("stored", [{"$gt": ""}, None, 5], ids=str)
