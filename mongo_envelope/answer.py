@@ -26,7 +26,7 @@ from bson.decimal128 import Decimal128
 
 from . import envelope
 
-__all__ = ["Asked", "comparable", "same"]
+__all__ = ["Asked", "comparable", "is_position", "same"]
 
 
 _Check = Callable[[dict[str, Any]], bool]
@@ -111,8 +111,13 @@ def _values(value: Any, steps: list[str]) -> Iterator[Any]:
         for each in value:
             if isinstance(each, dict):
                 yield from _values(each, steps)
-        if steps[0].isdigit() and int(steps[0]) < len(value):
+        if is_position(steps[0]) and int(steps[0]) < len(value):
             yield from _values(value[int(steps[0])], steps[1:])
+
+
+def is_position(step: str) -> bool:
+    """Whether a step of a path may be a position in an array."""
+    return step.isascii() and step.isdigit() and len(step) < 10
 
 
 def same(found: Any, asked: Any) -> bool:

@@ -16,6 +16,8 @@ from typing import Any, Final, Generic, Literal, Self, TypeVar
 
 import bson
 from bson import Regex
+from bson.codec_options import CodecOptions, DatetimeConversion
+from bson.errors import BSONError
 from bson.raw_bson import RawBSONDocument
 from pydantic import BaseModel
 from pymongo import ReadPreference
@@ -34,6 +36,7 @@ from .errors import (
     EnvelopeError,
     IntegrityError,
     KeyUnavailableError,
+    MalformedEnvelopeError,
     PayloadError,
     QueryError,
     RepositoryError,
@@ -41,7 +44,7 @@ from .errors import (
     UnknownKeyError,
 )
 from .keys import KeyRing
-from .provision import BYTE_BY_BYTE, set_up
+from .provision import BYTE_BY_BYTE, RESERVED_CONTEXTS, set_up
 from .query import compile_filter, compile_sort, from_stored, identity_value, stored_name
 from .revision import ABSENT, FRESH, Content, Revision, as_text, from_text, recall, remember
 
@@ -107,6 +110,8 @@ class Flows(Generic[Model]):
         self.codec = DocumentCodec(
             model, keys=keys, context=collection.name if context is None else context, validate_on_save=validate_on_save
         )
+        if self.codec.context.startswith(RESERVED_CONTEXTS):
+            raise ConfigurationError(f"a context that begins with {RESERVED_CONTEXTS} is for this package's own documents")
         self.schema = self.codec.schema
         self.place = (collection.full_name, self.codec.context)
         self._shard_key = self._stored_shard_key(shard_key)
@@ -209,7 +214,7 @@ class Flows(Generic[Model]):
                 return None
             if ABSENT not in expected:
                 return await self._missed(sealed, expected, session)
-            await settle(self.collection.insert_one(RawBSONDocument(sealed.raw), session=session))
+            await settle(self.collection.insert_one(_document(sealed.raw), session=session))
         except DuplicateKeyError as error:
             failed = self._duplicate(error.details)
         else:
@@ -222,13 +227,13 @@ class Flows(Generic[Model]):
 
     async def _replace(self, sealed: _Sealed, expected: tuple[Revision, ...], session: Any) -> bool:
         """Replace the document if it is of one of these revisions. One command, but for an instance that changed its shard."""
-        tags: dict[Any, tuple[tuple[Any, ...], list[bytes]]] = {}
-        for revision in expected:
-            if revision.tag is not None:
-                tags.setdefault(comparable(list(revision.shard)), (revision.shard, []))[1].append(revision.tag)
-        for shard, each in tags.values():
-            where = self._where(sealed.identity, shard) | {"hmac": {"$in": each}}
-            document = RawBSONDocument(sealed.raw)
+        there = [revision for revision in expected if revision.tag is not None]
+        while there:
+            shard = there[0].shard
+            tags = [revision.tag for revision in there if revision.shard == shard]
+            there = [revision for revision in there if revision.shard != shard]
+            where = self._where(sealed.identity, shard) | {"hmac": {"$in": tags}}
+            document = _document(sealed.raw)
             if (await settle(self.collection.replace_one(where, document, collation=BYTE_BY_BYTE, session=session))).matched_count:
                 return True
         return False
@@ -239,7 +244,7 @@ class Flows(Generic[Model]):
         for _ in range(2 if self._shard_key and not _in_transaction(session) else 1):
             stored = await self._stored_shard(sealed.identity, session)
             where = self._where(sealed.identity, sealed.revision.shard if stored is None else stored)
-            document = RawBSONDocument(sealed.raw)
+            document = _document(sealed.raw)
             try:
                 await settle(self.collection.replace_one(where, document, upsert=True, collation=BYTE_BY_BYTE, session=session))
             except DuplicateKeyError as error:
@@ -252,7 +257,8 @@ class Flows(Generic[Model]):
 
     def _duplicate(self, details: Mapping[str, Any] | None) -> RepositoryError:
         """Which of the two a duplicate key is. The server's message quotes the value; ``keyPattern`` names the fields."""
-        fields = list((details or {}).get("keyPattern") or {"_id": 1})
+        pattern = (details or {}).get("keyPattern") or {"_id": 1}
+        fields = list(pattern) if isinstance(pattern, Mapping) else []
         if fields == ["_id"]:
             return RevisionConflictError(
                 "not saved: a document with this _id exists already. Load it to change it, or save(…, overwrite=True)"
@@ -263,16 +269,19 @@ class Flows(Generic[Model]):
         )
 
     def _where(self, identity: Any, shard: tuple[Any, ...]) -> dict[str, Any]:
-        """The filter of a write by id: a sharded cluster finds the one shard by the fields of the shard key."""
-        return {"_id": identity, **{name: _literal(value) for name, value in zip(self._shard_key, shard, strict=True)}}
+        """The filter of a write by id: a sharded cluster finds the one shard by the fields of the shard key, if they are known."""
+        return {"_id": identity, **{name: _literal(value) for name, value in zip(self._shard_key, shard, strict=False)}}
 
     async def _stored_shard(self, identity: Any, session: Any) -> tuple[Any, ...] | None:
-        """Which shard the stored document is on, as the server says; None if there is none. Without a shard key: nowhere else."""
+        """Which shard the stored document is on, as the server says; None if there is none. Nothing where it cannot be read."""
         if not self._shard_key:
             return ()
         where, fields = {"_id": identity}, dict.fromkeys(self._shard_key, 1)
         document = await settle(self._primary.find_one(where, fields, collation=BYTE_BY_BYTE, session=session))
-        return None if document is None else self._shard(document.raw)
+        try:
+            return None if document is None else self._shard(_raw(document))
+        except (BSONError, EnvelopeError):  # nobody has verified it
+            return ()
 
     async def _missed(self, sealed: _Sealed, expected: tuple[Revision, ...], session: Any) -> RepositoryError:
         """Why no document was there to be replaced."""
@@ -311,7 +320,7 @@ class Flows(Generic[Model]):
         were = "will not be, once the transaction is aborted" if uncertain else "were saved"
         written, failed = len(fresh), None
         try:
-            await settle(self.collection.insert_many([RawBSONDocument(each.raw) for _, each in fresh], session=session))
+            await settle(self.collection.insert_many([_document(each.raw) for _, each in fresh], session=session))
         except BulkWriteError as error:
             details = error.details or {}
             problem = details.get("writeErrors") or [{}]
@@ -374,14 +383,15 @@ class Flows(Generic[Model]):
         """Delete one document by its id."""
         asked = identity_value(self.schema, identity)
         expected = {} if revision is None else {"hmac": _tag(revision)}
-        while (shard := await self._stored_shard(asked, session)) is not None:
+        for _ in range(_LOOKS if self._shard_key else 1):  # it may move to another shard in between
+            shard = await self._stored_shard(asked, session)
+            if shard is None:
+                break
             where = self._where(asked, shard) | expected
             if (await settle(self.collection.delete_one(where, collation=BYTE_BY_BYTE, session=session))).deleted_count:
                 return True
             if expected and await self._is_there(asked, session):
                 raise RevisionConflictError(_ANOTHER_REVISION.format("deleted")).about(document_id=identity, collection=self.name)
-            if not self._shard_key:
-                break  # otherwise it has moved to another shard in between, or is gone
         return False
 
     async def delete_many(self, where: Filter, *, collation: Any, session: Any) -> int:
@@ -396,7 +406,7 @@ class Flows(Generic[Model]):
 
     def open(self, document: RawBSONDocument, asked: Asked | None = None) -> tuple[Any, Model]:
         """Verify and open one document, and let the instance remember it. The verified ``_id``, and the model."""
-        raw = bytes(document.raw)
+        raw = _raw(document)
         try:
             identity, tag, model = self.codec.open_bson(raw)
         except (EnvelopeError, KeyUnavailableError) as error:
@@ -423,13 +433,13 @@ class Flows(Generic[Model]):
         """One document by its id, verified and decrypted, not validated."""
         asked, document = await self._find_by_id(self.collection, identity, session)
         try:
-            found, tag, values = self.codec.open_raw_bson(bytes(document.raw))
+            found, tag, values = self.codec.open_raw_bson(_raw(document))
         except (EnvelopeError, KeyUnavailableError) as error:
             error.about(collection=self.name)
             raise
         self._check_identity(found, asked)
         content = Content(values)
-        content.identity, content.revision = found, self._revision(tag, bytes(document.raw))
+        content.identity, content.revision = found, self._revision(tag, _raw(document))
         return content
 
     def mend(self, content: Mapping[str, Any]) -> Model:
@@ -570,6 +580,18 @@ class Flows(Generic[Model]):
         return as_text(tag)
 
 
+def _document(raw: bytes) -> RawBSONDocument:
+    """For pymongo, which decodes what is replaced: with options under which a date of the year 0 does not fail."""
+    return RawBSONDocument(raw, _ANY_DATE)
+
+
+def _raw(document: Any) -> bytes:
+    """The bytes of what the server has answered, if that is a document."""
+    if not isinstance(document, RawBSONDocument):
+        raise MalformedEnvelopeError("the server answered with something that is no document")
+    return bytes(document.raw)
+
+
 def _in_transaction(session: Any) -> bool:
     return session is not None and session.in_transaction
 
@@ -593,5 +615,10 @@ def _literal(value: Any) -> Any:
     return {"$eq": value} if isinstance(value, dict | Regex) else value
 
 
+_ANY_DATE: Final[CodecOptions[RawBSONDocument]] = CodecOptions(
+    document_class=RawBSONDocument, datetime_conversion=DatetimeConversion.DATETIME_MS
+)
+#: So often `delete` looks for a document that moves.
+_LOOKS: Final = 3
 _ANOTHER_REVISION: Final = "not {}: the document is of another revision than the one named. Load it again"
 _DUPLICATE_KEY: Final = 11000

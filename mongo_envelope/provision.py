@@ -27,8 +27,12 @@ from .bridge import settle
 from .errors import ConfigurationError, EnvelopeError, UnknownKeyError
 from .keys import KeyRing
 
-__all__ = ["BYTE_BY_BYTE", "set_up"]
+__all__ = ["BYTE_BY_BYTE", "RESERVED_CONTEXTS", "set_up"]
 
+#: Contexts that no repository of a user has.
+RESERVED_CONTEXTS: Final = "mongo_envelope/"
+#: Of the probe: a document of the repository's own context would be genuine, and whoever sees it pass could put it there.
+_PROBE_CONTEXT: Final = RESERVED_CONTEXTS + "probe"
 BYTE_BY_BYTE: Final = Collation("simple")
 
 
@@ -38,7 +42,7 @@ async def set_up(collection: Any, indexes: list[str], *, keys: KeyRing, context:
     ``collection``: of either driver, giving `RawBSONDocument`. May be repeated, and run while the service works.
     """
     await _check_kind(collection, session)
-    await _check_server(collection, keys, context)
+    await _check_server(collection, keys)
     await _check_keys(collection, keys, context, session)
     return await _make_indexes(collection, indexes, session)
 
@@ -83,14 +87,16 @@ _EVERY_KIND: Final[dict[str, Any]] = {
 }
 
 
-async def _check_server(collection: Any, keys: KeyRing, context: str) -> None:
+async def _check_server(collection: Any, keys: KeyRing) -> None:
     """In a collection of its own, which is dropped: nobody who reads the real one meets the probe."""
     probe = collection.database.get_collection(
         f"mongo_envelope.probe.{secrets.token_hex(8)}",
         codec_options=collection.codec_options,
         write_concern=collection.write_concern,
     )
-    first, second = (envelope.seal({"_id": ObjectId("1" * 24), **_EVERY_KIND}, b"{}", keys=keys, context=context) for _ in range(2))
+    first, second = (
+        envelope.seal({"_id": ObjectId("1" * 24), **_EVERY_KIND}, b"{}", keys=keys, context=_PROBE_CONTEXT) for _ in range(2)
+    )
     try:
         problem = await _probe(probe, first, second)
     finally:
@@ -109,7 +115,7 @@ async def _probe(probe: Any, first: bytes, second: bytes) -> str | None:
     else:
         return "it takes a second document with the same _id"
     stored = await settle(probe.find_one({"_id": ObjectId("1" * 24)}))
-    if stored is None or bytes(stored.raw) != first:
+    if not isinstance(stored, RawBSONDocument) or bytes(stored.raw) != first:
         return "a document does not come back byte for byte as it was stored"
     where, document = {"_id": ObjectId("1" * 24), "hmac": {"$in": [first[-33:-1]]}}, RawBSONDocument(second)
     matched = [(await settle(probe.replace_one(where, document))).matched_count for _ in range(2)]
@@ -121,7 +127,7 @@ async def _probe(probe: Any, first: bytes, second: bytes) -> str | None:
 async def _check_keys(collection: Any, keys: KeyRing, context: str, session: Any) -> None:
     """What else may be wrong with that document is for those who read it."""
     newest = await settle(collection.find_one({}, sort=[("$natural", -1)], session=session))
-    if newest is None:
+    if not isinstance(newest, RawBSONDocument):
         return
     known = True
     try:

@@ -32,9 +32,9 @@ from bson import Binary, Decimal128, Int64, ObjectId, Regex
 from bson.binary import UUID_SUBTYPE
 from pydantic import AnyUrl, BaseModel, ByteSize, RootModel
 
-from .answer import same
+from .answer import is_position, same
 from .envelope import encodes
-from .errors import QueryError
+from .errors import MongoEnvelopeError, QueryError
 from .lossless import Misfit, Node, Rewritten
 from .lossless.classes import ADDRESSES
 from .schema import Schema, is_exact, unknown_field
@@ -141,10 +141,13 @@ def from_stored(schema: Schema[Any], name: str, stored: Any) -> Any:
     node = _place(schema, name).node
     stored = int(stored) if isinstance(stored, Int64) else stored
     while node is not None:
-        number = timedelta(milliseconds=stored) if type(stored) is int and timedelta in node.types else stored
-        found = _brought(node, number)
-        if found is not _NOT and same(node.projected(found), stored):
-            return found
+        try:
+            number = timedelta(milliseconds=stored) if type(stored) is int and timedelta in node.types else stored
+            found = _brought(node, number)
+            if found is not _NOT and same(node.projected(found), stored):
+                return found
+        except (Misfit, MongoEnvelopeError, ArithmeticError, ValueError):  # nobody has verified it: it can be anything
+            pass
         node = node.item
     return stored
 
@@ -186,7 +189,7 @@ def _beneath(place: _Place, step: str) -> _Place:
     if not step or step.startswith("$") or not encodes({step: None}):
         raise QueryError(f"{place.name}: a dotted path goes on with {step[:64]!r}, which is no name")
     node = place.node
-    while node is not None and node.item is not None and not step.isdigit():
+    while node is not None and node.item is not None and not is_position(step):
         node = node.item  # MongoDB looks into each element
     inside: Node | None = None
     if node is not None:
@@ -332,7 +335,7 @@ def _elem_match(place: _Place, operator: str, operand: Any) -> Any:
 
 
 def _in_element(array: _Place, name: object) -> _Place:
-    if not isinstance(name, str) or name.isdigit():
+    if not isinstance(name, str) or is_position(name):
         raise QueryError(f"{array.name}: $elemMatch names fields of the elements")
     place = functools.reduce(_beneath, name.split("."), array)
     return _Place(place.name, name, place.node)
@@ -390,7 +393,12 @@ class _Meant:
         """Its BSON form. Refused where that stands for another value, or is one of several."""
         if self.node is None:
             return self.value
-        projected = self.node.projected(self.value)
+        try:
+            projected = self.node.projected(self.value)
+        except Misfit as misfit:
+            projected, problem = _NOT, misfit.problem
+        if projected is _NOT:
+            raise QueryError(f"{self.place.name}: {problem}")
         if isinstance(self.value, Decimal) and not self.value.is_nan() and projected.to_decimal() != self.value:
             raise QueryError(f"{self.place.name}: a Decimal that 34 digits cannot hold exactly")
         if isinstance(self.value, dict) and list(projected) != list(self.node.projected(_reversed(self.value))):

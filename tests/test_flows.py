@@ -1266,3 +1266,50 @@ async def test_an_answer_that_does_not_match_is_refused(driver: Driver, proxy: P
             assert (caught.value.document_id, caught.value.collection) == (repr(eve.id), "customers")
         assert await asked.find({"tenant": "acme"}, on_invalid="skip").to_list() == [bob]
         assert await asked.find({"tenant": {"$lt": "f"}}).to_list() == [eve, eve, bob]  # a range is not checked
+
+
+@pytest.mark.parametrize(
+    "value",
+    [b"\x02tenant\0\x02\0\0\0\xff\0", b"\x05tenant\0\x03\0\0\0\x04abc", b"\x0btenant\0^a\0i\0"],
+    ids=["text", "uuid", "regex"],
+)
+async def test_a_shard_that_cannot_be_read(driver: Driver, database: Db, value: bytes) -> None:
+    """What somebody has put there is no foreign error and no endless loop: the document is deleted, overwritten, or in conflict."""
+    customers = driver.repository(Customer, shard_key=("tenant",))
+    ada = await customers.save(Customer())
+    body = b"\x05_id\0\x10\0\0\0\x04" + ada.id.bytes + value
+    hostile = RawBSONDocument((len(body) + 5).to_bytes(4, "little") + body + b"\0")
+    for _ in range(2):
+        database.customers.delete_one({"_id": ada.id})
+        database.customers.insert_one(hostile)
+        with pytest.raises(RevisionConflictError):
+            await customers.save(Customer(id=ada.id), revision=customers.revision(ada))
+        ada = await customers.save(ada, overwrite=True)
+    database.customers.delete_one({"_id": ada.id})
+    database.customers.insert_one(hostile)
+    assert await customers.delete(ada.id) is True
+
+
+async def test_dates_beyond_those_of_python_can_be_saved_again(driver: Driver) -> None:
+    """In UTC the first day of the year 1 is in the year 0 for a zone to the east: pymongo is not asked to make a date of it."""
+    items = driver.repository(Item)
+    item = await items.save(Item(at=datetime.fromisoformat("0001-01-01T00:00:00+10:00")))
+    await items.save(item)
+    assert (await items.load(item.id)).at == item.at
+
+
+async def test_distinct_gives_whatever_the_server_says(driver: Driver, database: Db) -> None:
+    """Values that no field could hold come as they are, and are no foreign error."""
+    items = driver.repository(Item)
+    await items.save(Item())
+    for stored, name in ((2**62, "took"), (1e300, "took"), ({"$ref": 5, "$id": 1}, "place")):
+        database.customers.update_one({}, [{"$set": {name: {"$literal": stored}}}])
+        assert len(await items.distinct(name)) == 1
+
+
+async def test_a_filter_value_that_no_field_could_hold(driver: Driver) -> None:
+    """A dict that every client takes for a reference, and a position with digits that are no numbers: QueryError."""
+    items = driver.repository(Item)
+    for where in ({"place": {"$eq": {"$ref": "a", "$id": "b"}}}, {"tags.²": "a"}, {"tags." + "9" * 5000: "a"}):
+        with pytest.raises(QueryError):
+            items.find(where)

@@ -12,7 +12,7 @@ from conftest import Driver
 from pydantic import BaseModel, Field
 from pymongo.database import Database
 
-from mongo_envelope import ConfigurationError, KeyRing, Queryable, provision
+from mongo_envelope import ConfigurationError, IntegrityError, KeyRing, Queryable, provision
 from mongo_envelope.bridge import drive
 
 Db = Database[dict[str, Any]]
@@ -158,3 +158,22 @@ async def test_a_ring_that_does_not_hold_the_key_of_the_newest_document(driver: 
     database.customers.insert_one({"tenant": "past the service"})
     await stranger.setup()
     await customers.setup()
+
+
+async def test_the_probe_is_no_document_of_the_collection(driver: Driver, database: Db, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever sees it pass and puts it there has put nothing genuine there, and no repository of a user has its context."""
+    passed: list[bytes] = []
+    real = provision._probe
+
+    async def seen(probe: Any, first: bytes, second: bytes) -> Any:
+        passed.append(first)
+        return await real(probe, first, second)
+
+    monkeypatch.setattr(provision, "_probe", seen)
+    customers = driver.repository(Customer)
+    await customers.setup()
+    database.customers.insert_one(RawBSONDocument(passed[0]))
+    with pytest.raises(IntegrityError):
+        await customers.find().to_list()
+    with pytest.raises(ConfigurationError, match="begins with mongo_envelope/"):
+        driver.repository(Customer, context="mongo_envelope/probe")
