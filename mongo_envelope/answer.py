@@ -26,7 +26,7 @@ from bson.decimal128 import Decimal128
 
 from . import envelope
 
-__all__ = ["Asked", "comparable", "is_position", "same"]
+__all__ = ["Asked", "comparable", "has_operators", "is_position", "same"]
 
 
 _Check = Callable[[dict[str, Any]], bool]
@@ -63,7 +63,7 @@ def _checks(given: dict[str, Any]) -> list[_Check]:
             wanted = _wanted(condition)
             if wanted is not None:
                 top, *steps = name.split(".")
-                checks.append(functools.partial(_matches, top, steps, frozenset(map(comparable, wanted))))
+                checks.append(functools.partial(_matches, top, steps, wanted))
     return checks
 
 
@@ -71,22 +71,37 @@ def _any(branches: list[list[_Check]], document: dict[str, Any]) -> bool:
     return any(_all(checks, document) for checks in branches)
 
 
-def _wanted(condition: Any) -> list[Any] | None:
+def has_operators(condition: object) -> bool:
+    """Whether a condition is one of operators, and not a value."""
+    return isinstance(condition, Mapping) and any(isinstance(key, str) and key.startswith("$") for key in condition)
+
+
+def _wanted(condition: Any) -> frozenset[Any] | None:
     """The values of which one is asked for; None if the condition does not say, or not only by equality with a plain value."""
-    if isinstance(condition, dict) and any(name.startswith("$") for name in condition):
-        wanted = [condition["$eq"]] if "$eq" in condition else condition.get("$in")
-    else:
+    if not has_operators(condition):
         wanted = [condition]
+    elif "$eq" in condition:
+        wanted = [condition["$eq"]]
+    elif "$in" in condition:
+        wanted = condition["$in"]
+    else:
+        return None
+    keys = frozenset(map(_key, wanted))
     # A pattern asks for what it matches. It has no hash; what else has none is not worth a comparison of its own.
-    return wanted if wanted is not None and all(map(_has_hash, wanted)) else None
+    return None if _NO_KEY in keys else keys
 
 
-def _has_hash(value: Any) -> bool:
+_NO_KEY: Final = object()
+
+
+def _key(value: Any) -> Any:
+    """`comparable`, to be looked for in a set; `_NO_KEY`, which is in none, for what has no hash."""
+    key = comparable(value)
     try:
-        hash(comparable(value))
+        hash(key)
     except TypeError:
-        return False
-    return True
+        return _NO_KEY
+    return key
 
 
 def _matches(top: str, steps: list[str], wanted: frozenset[Any], document: dict[str, Any]) -> bool:
@@ -95,7 +110,7 @@ def _matches(top: str, steps: list[str], wanted: frozenset[Any], document: dict[
     if steps and None in wanted:
         return True  # what null means along a path through arrays is left to the server
     for value in _values(document[top], steps):
-        if any(_has_hash(each) and comparable(each) in wanted for each in (value, *(value if isinstance(value, list) else ()))):
+        if any(_key(each) in wanted for each in (value, *(value if isinstance(value, list) else ()))):
             return True
     return False
 

@@ -28,7 +28,7 @@ from . import primitives
 from .errors import IntegrityError, MalformedEnvelopeError, UnsupportedVersionError
 from .keys import KeyRing, is_kid
 
-__all__ = ["CODEC_OPTIONS", "RESERVED", "Opened", "as_stored", "encode_document", "encodes", "identify", "open", "seal"]
+__all__ = ["CODEC_OPTIONS", "RESERVED", "Opened", "as_stored", "encode_document", "encodes", "identify", "open", "seal", "tag_of"]
 
 #: The names that a metadata field cannot have.
 RESERVED: Final = frozenset({"_id", "idx", "v", "kid", "iv", "data", "hmac"})
@@ -183,6 +183,11 @@ def identify(raw: bytes) -> Any:
         return bson.decode(_INT32.pack(end - start + 5) + raw[start:end] + b"\x00", CODEC_OPTIONS)["_id"]
     except (KeyError, BSONError):
         return None
+
+
+def tag_of(raw: bytes) -> bytes:
+    """The tag of a sealed document."""
+    return raw[-primitives.TAG_BYTES - 1 : -1]
 
 
 def as_stored(value: Any) -> Any:

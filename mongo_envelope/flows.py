@@ -48,9 +48,10 @@ from .provision import BYTE_BY_BYTE, RESERVED_CONTEXTS, set_up
 from .query import compile_filter, compile_sort, from_stored, identity_value, stored_name
 from .revision import ABSENT, FRESH, Content, Revision, as_text, from_text, recall, remember
 
-__all__ = ["END", "Filter", "Flows", "Found", "Hint", "OnInvalid", "SortKey"]
+__all__ = ["END", "Filter", "Flows", "Found", "Hint", "OnInvalid", "SortKey", "in_transaction"]
 
 Model = TypeVar("Model", bound=BaseModel)
+T = TypeVar("T")
 Filter = Mapping[str, Any] | None
 SortKey = str | Sequence[Any] | Mapping[str, int]
 #: An index: its name, or what it is on, like a sort.
@@ -81,7 +82,7 @@ class Found:
 
     cursor: Any
     asked: Asked | None
-    on_invalid: OnInvalid = "raise"
+    on_invalid: OnInvalid
 
 
 class Flows(Generic[Model]):
@@ -155,7 +156,7 @@ class Flows(Generic[Model]):
             raise PayloadError(
                 f"not saved: the sealed document has {len(raw)} bytes, {len(raw) - _MAX_BYTES} more than MongoDB takes"
             ).about(document_id=identity, collection=self.name)
-        return _Sealed(identity, raw, recall(model, self.place, identity), self._revision(raw[-33:-1], raw))
+        return _Sealed(identity, raw, recall(model, self.place, identity), self._revision(envelope.tag_of(raw), raw))
 
     def _revision(self, tag: bytes, raw: bytes) -> Revision:
         """The revision of a document that we have sealed or verified."""
@@ -202,7 +203,7 @@ class Flows(Generic[Model]):
             raise
         if failed is not None:
             raise failed.about(document_id=sealed.identity, collection=self.name)
-        remember(model, self.place, sealed.identity, attempted if _in_transaction(session) else (sealed.revision,))
+        remember(model, self.place, sealed.identity, attempted if in_transaction(session) else (sealed.revision,))
         return model
 
     # What these give back went wrong. It is raised by `save`, outside of pymongo's own errors, which quote values.
@@ -219,7 +220,7 @@ class Flows(Generic[Model]):
             failed = self._duplicate(error.details)
         else:
             return None
-        if len(expected) == 1 or not isinstance(failed, RevisionConflictError) or _in_transaction(session):
+        if len(expected) == 1 or not isinstance(failed, RevisionConflictError) or in_transaction(session):
             return failed
         # An insert of ours, whose reply was lost, may have arrived only now: then it is there to be replaced.
         again = await self._write(sealed, tuple(each for each in expected if each != ABSENT), session)
@@ -241,7 +242,7 @@ class Flows(Generic[Model]):
     async def _overwrite(self, sealed: _Sealed, session: Any) -> RepositoryError | None:
         """Replace whatever is there, or insert. Once more if it has moved to another shard between question and answer."""
         failed: RepositoryError | None = None
-        for _ in range(2 if self._shard_key and not _in_transaction(session) else 1):
+        for _ in range(2 if self._shard_key and not in_transaction(session) else 1):
             stored = await self._stored_shard(sealed.identity, session)
             where = self._where(sealed.identity, sealed.revision.shard if stored is None else stored)
             document = _document(sealed.raw)
@@ -316,7 +317,7 @@ class Flows(Generic[Model]):
         return given
 
     async def _insert_many(self, fresh: list[tuple[Model, _Sealed]], session: Any) -> None:
-        uncertain = _in_transaction(session)
+        uncertain = in_transaction(session)
         were = "will not be, once the transaction is aborted" if uncertain else "were saved"
         written, failed = len(fresh), None
         try:
@@ -407,17 +408,21 @@ class Flows(Generic[Model]):
     def open(self, document: RawBSONDocument, asked: Asked | None = None) -> tuple[Any, Model]:
         """Verify and open one document, and let the instance remember it. The verified ``_id``, and the model."""
         raw = _raw(document)
-        try:
-            identity, tag, model = self.codec.open_bson(raw)
-        except (EnvelopeError, KeyUnavailableError) as error:
-            error.about(collection=self.name)
-            raise
+        identity, tag, model = self._naming(self.codec.open_bson, raw)
         if asked is not None and not asked.is_answered_by(raw):
             raise IntegrityError(
                 "the server answered with a document that does not match the filter: a genuine one, but not one that was asked for"
             ).about(document_id=identity, collection=self.name)
         remember(model, self.place, identity, (self._revision(tag, raw),))
         return identity, model
+
+    def _naming(self, opening: Callable[[bytes], T], raw: bytes) -> T:
+        """Open, and let an error name the collection: the codec knows none."""
+        try:
+            return opening(raw)
+        except (EnvelopeError, KeyUnavailableError) as error:
+            error.about(collection=self.name)
+            raise
 
     async def load(self, identity: Any, *, session: Any) -> Model:
         """One document by its id."""
@@ -432,14 +437,11 @@ class Flows(Generic[Model]):
     async def load_raw(self, identity: Any, *, session: Any) -> dict[str, Any]:
         """One document by its id, verified and decrypted, not validated."""
         asked, document = await self._find_by_id(self.collection, identity, session)
-        try:
-            found, tag, values = self.codec.open_raw_bson(_raw(document))
-        except (EnvelopeError, KeyUnavailableError) as error:
-            error.about(collection=self.name)
-            raise
+        raw = _raw(document)
+        found, tag, values = self._naming(self.codec.open_raw_bson, raw)
         self._check_identity(found, asked)
         content = Content(values)
-        content.identity, content.revision = found, self._revision(tag, _raw(document))
+        content.identity, content.revision = found, self._revision(tag, raw)
         return content
 
     def mend(self, content: Mapping[str, Any]) -> Model:
@@ -592,7 +594,8 @@ def _raw(document: Any) -> bytes:
     return bytes(document.raw)
 
 
-def _in_transaction(session: Any) -> bool:
+def in_transaction(session: Any) -> bool:
+    """Whether what is done now may be undone."""
     return session is not None and session.in_transaction
 
 

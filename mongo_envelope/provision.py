@@ -117,7 +117,7 @@ async def _probe(probe: Any, first: bytes, second: bytes) -> str | None:
     stored = await settle(probe.find_one({"_id": ObjectId("1" * 24)}))
     if not isinstance(stored, RawBSONDocument) or bytes(stored.raw) != first:
         return "a document does not come back byte for byte as it was stored"
-    where, document = {"_id": ObjectId("1" * 24), "hmac": {"$in": [first[-33:-1]]}}, RawBSONDocument(second)
+    where, document = {"_id": ObjectId("1" * 24), "hmac": {"$in": [envelope.tag_of(first)]}}, RawBSONDocument(second)
     matched = [(await settle(probe.replace_one(where, document))).matched_count for _ in range(2)]
     if matched != [1, 0]:
         return "replacing exactly the document that has a given tag does not work"

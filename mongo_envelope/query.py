@@ -32,7 +32,7 @@ from bson import Binary, Decimal128, Int64, ObjectId, Regex
 from bson.binary import UUID_SUBTYPE
 from pydantic import AnyUrl, BaseModel, ByteSize, RootModel
 
-from .answer import is_position, same
+from .answer import has_operators, is_position, same
 from .envelope import encodes
 from .errors import MongoEnvelopeError, QueryError
 from .lossless import Misfit, Node, Rewritten
@@ -244,13 +244,9 @@ def _filter(find: Callable[[object], _Place], given: object) -> dict[str, Any]:
 def _condition(place: _Place, condition: Any) -> Any:
     if isinstance(condition, re.Pattern):
         return _text_only(place, "a regular expression", condition)
-    if _has_operators(condition):
+    if has_operators(condition):
         return _operators(place, condition)
     return _meant(place, condition).projected()
-
-
-def _has_operators(condition: object) -> bool:
-    return isinstance(condition, Mapping) and any(isinstance(key, str) and key.startswith("$") for key in condition)
 
 
 def _operators(place: _Place, condition: Mapping[str, Any]) -> dict[str, Any]:
@@ -276,7 +272,7 @@ def _operand(place: _Place, operator: str, operand: Any) -> Any:
         if operator == "$all" and not values:
             raise QueryError(f"{place.name}: $all of no values matches nothing")
         return values
-    if operator == "$not" and (_has_operators(operand) or isinstance(operand, re.Pattern)):
+    if operator == "$not" and (has_operators(operand) or isinstance(operand, re.Pattern)):
         return _condition(place, operand)
     special = _SPECIAL.get(operator)
     if special is None:
@@ -329,7 +325,7 @@ def _elem_match(place: _Place, operator: str, operand: Any) -> Any:
         raise QueryError(f"{place.name}: {operator} looks at the elements of an array, and this field is a {place.node.label}")
     if not isinstance(operand, Mapping) or not operand:
         raise QueryError(f"{place.name}: {operator} takes conditions: operators, or fields of the elements")
-    if _has_operators(operand) and not operand.keys() & _LOGICAL:
+    if has_operators(operand) and not operand.keys() & _LOGICAL:
         return _operators(_Place(place.name, place.stored, item), operand)
     return _filter(lambda name: _in_element(place, name), operand)
 

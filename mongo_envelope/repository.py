@@ -23,7 +23,7 @@ from .bridge import drive
 from .codec import DocumentCodec
 from .cursor import AsyncCursor, Cursor
 from .errors import RevisionConflictError
-from .flows import Filter, Flows, Hint, OnInvalid, SortKey
+from .flows import Filter, Flows, Hint, OnInvalid, SortKey, in_transaction
 from .keys import KeyRing
 
 if TYPE_CHECKING:
@@ -48,8 +48,7 @@ def _pauses(revision: str | None, session: Any) -> Iterator[float]:
     None where one revision and no other is to be changed. None in a transaction: it would read the same again; there the whole
     transaction is repeated, by pymongo's ``with_transaction``.
     """
-    once = revision is not None or (session is not None and session.in_transaction)
-    for number in range(0 if once else _REPEATS):
+    for number in range(0 if revision is not None or in_transaction(session) else _REPEATS):
         yield random.uniform(0, min(0.25, 0.001 * 2**number))  # noqa: S311 - nothing secret
 
 

@@ -171,7 +171,7 @@ class Schema(Generic[Model]):
     def validate(self, metadata: Mapping[str, Any], payload: bytes) -> None:
         """Run the model's validators on what `split` gave. Raise `PayloadError`."""
         try:
-            if self._plan.dump(self._plan.load(self._spliced_json(self._as_stored(metadata), payload))) == payload:
+            if self._plan.dump(self._rejoined(metadata, payload)) == payload:
                 return
             problem = "a validator would change it on load"
         except (Unfit, Misfit) as refused:
@@ -184,22 +184,22 @@ class Schema(Generic[Model]):
         Raise `QueryError` for names that are not fields and values that do not fit, `PayloadError` for one that cannot be kept.
         """
         self._check_changes(changes)
-        try:
-            changed = self._plan.changed(model, changes)
-        except Unfit as unfit:
-            problem = str(unfit)
-        else:
-            return self.reloaded(changed)
-        raise QueryError(f"{self.model.__name__}: the changes do not fit the model: {problem}")
+        return self._reloaded(lambda: self._plan.changed(model, changes))
 
     def reloaded(self, model: Model) -> Model:
         """What would be loaded if this instance were saved. Raise `QueryError` if it could not be, `PayloadError` as `split`."""
-        metadata, payload = self.split(model)
+        return self._reloaded(lambda: model)
+
+    def _reloaded(self, change: Callable[[], Model]) -> Model:
         try:
-            return self._plan.load(self._spliced_json(self._as_stored(metadata), payload))
+            return self._rejoined(*self.split(change()))
         except Unfit as unfit:
             problem = str(unfit)
         raise QueryError(f"{self.model.__name__}: the changes do not fit the model: {problem}")
+
+    def _rejoined(self, metadata: Mapping[str, Any], payload: bytes) -> Model:
+        """What `split` has taken apart, as it would come back from the database."""
+        return self._plan.load(self._spliced_json(self._as_stored(metadata), payload))
 
     def _check_changes(self, changes: Mapping[str, Any]) -> None:
         """Names only: an update takes whole fields of the model, and no operators of MongoDB."""
@@ -239,8 +239,7 @@ class Schema(Generic[Model]):
     def revived(self, content: Mapping[str, Any]) -> Model:
         """The inverse of `raw`, for content that was mended: validated as on load. Raise `PayloadError` if it does not fit."""
         try:
-            json = pydantic_core.to_json(dict(content), bytes_mode="base64", inf_nan_mode="constants", fallback=_object_id_as_text)
-            return self._plan.load(json)
+            return self._plan.load(_as_json(dict(content)))
         except Unfit as unfit:
             problem = str(unfit)
         except (TypeError, ValueError):  # PydanticSerializationError is a ValueError
@@ -275,7 +274,7 @@ class Schema(Generic[Model]):
         if body[:1] != b"{":
             raise Unfit("the payload is not a JSON object")
         try:
-            head = pydantic_core.to_json(clear, bytes_mode="base64", inf_nan_mode="constants", fallback=_object_id_as_text)
+            head = _as_json(clear)
         except (TypeError, ValueError):  # PydanticSerializationError is a ValueError
             raise Unfit("the metadata holds a type that its fields do not have") from None
         rest = body[1:].lstrip(_JSON_SPACE)
@@ -357,6 +356,11 @@ def is_exact(value: Any) -> bool:
 
 #: IEEE 754-2008 decimal128
 _DECIMAL_DIGITS: Final = 34
+
+
+def _as_json(values: dict[str, Any]) -> bytes:
+    """Values of BSON or JSON in the form that a plan loads. Raise TypeError or ValueError for others."""
+    return pydantic_core.to_json(values, bytes_mode="base64", inf_nan_mode="constants", fallback=_object_id_as_text)
 
 
 def _object_id_as_text(value: object) -> str:

@@ -183,6 +183,15 @@ class Proxy:
                     far.sendall(data)
 
 
+def in_threads(count: int, work: Callable[[], None]) -> None:
+    """The same work in so many threads, to its end. What one of them raises fails the test: pytest's warning is an error."""
+    threads = [threading.Thread(target=work) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
 @pytest.fixture(scope="session")
 def server() -> Iterator[embedded.Server]:
     """A throw-away mongod in which failures can be injected (`fail_command`)."""

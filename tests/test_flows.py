@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import enum
-import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, date, datetime, timedelta
@@ -15,7 +14,8 @@ from uuid import UUID, uuid4
 import pytest
 from bson import Binary, CodecOptions, Int64, ObjectId
 from bson.raw_bson import RawBSONDocument
-from conftest import Driver, Proxy
+from conftest import Driver, Proxy, in_threads
+from customers import SECRET, Customer, raw_documents
 from pydantic import (
     AliasChoices,
     Base64Bytes,
@@ -50,22 +50,12 @@ from mongo_envelope import (
     Repository,
     RepositoryError,
     RevisionConflictError,
-    Sensitive,
     embedded,
 )
 from mongo_envelope.bridge import settle
 
 Db = Database[dict[str, Any]]
 Fail = Callable[..., None]
-SECRET = "correct horse battery staple"
-
-
-class Customer(BaseModel):
-    id: UUID = Field(default_factory=uuid4)
-    tenant: Annotated[str, Queryable()] = "acme"
-    rank: Annotated[int, Queryable()] = 0
-    email: Annotated[str, Sensitive()] = "ada@example.com"
-    notes: str = ""
 
 
 class Commands(CommandListener):
@@ -276,7 +266,7 @@ async def test_an_insert_that_arrives_late_is_no_conflict(
         monkeypatch.setattr(flows, "collection", slow)
         with pytest.raises(AutoReconnect):
             await customers.save(ada)
-        slow.insert_one = arrive  # type: ignore[method-assign]
+        slow.insert_one = arrive  # type: ignore[method-assign]  # that is the fault
         ada.notes = "second"
         await customers.save(ada)
         assert not sent
@@ -325,7 +315,7 @@ async def test_update_changes_whole_fields(driver: Driver, database: Db) -> None
     ada = await customers.save(Customer(notes="old", rank=1))
     updated = await customers.update(ada.id, {"notes": "new", "rank": 2})
     assert updated == ada.model_copy(update={"notes": "new", "rank": 2}) == await customers.load(ada.id)
-    assert database.customers.find_one()["rank"] == 2  # type: ignore[index]
+    assert database.customers.find_one()["rank"] == 2  # type: ignore[index]  # there is one
     await customers.save(updated)
     with pytest.raises(RevisionConflictError):
         await customers.save(ada)
@@ -387,7 +377,7 @@ async def test_update_validates_the_whole_model(driver: Driver) -> None:
                 raise ValueError(SECRET)
             return self
 
-        @computed_field  # type: ignore[prop-decorator]
+        @computed_field  # type: ignore[prop-decorator]  # mypy#1362
         @property
         def length(self) -> int:
             return self.end - self.start
@@ -650,7 +640,7 @@ def test_a_coroutine_function_needs_the_async_repository(client: MongoClient[dic
         raise AssertionError
 
     with pytest.raises(QueryError, match="use AsyncRepository"):
-        customers.update(ada.id, later)  # type: ignore[arg-type]
+        customers.update(ada.id, later)  # type: ignore[arg-type]  # the mistake that is tested
     database.customers.update_one({}, {"$set": {"rank": 9}})
     with pytest.raises(QueryError, match="use AsyncRepository"):
         customers.find(on_invalid=later).to_list()
@@ -719,11 +709,7 @@ def test_updates_of_many_threads_all_count(client: MongoClient[dict[str, Any]], 
         for _ in range(15):
             customers.update(ada.id, lambda customer: customer.model_copy(update={"rank": customer.rank + 1}))
 
-    threads = [threading.Thread(target=count) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(4, count)
     assert customers.load(ada.id).rank == 60
 
 
@@ -1242,8 +1228,6 @@ async def test_duplicates_are_told_apart(driver: Driver, database: Db) -> None:
 
 async def test_an_answer_that_does_not_match_is_refused(driver: Driver, proxy: Proxy, database: Db) -> None:
     """A genuine document in place of the one asked for: by every call that reads, with the id of what came; others still open."""
-    from test_repository import raw_documents
-
     customers = driver.repository(Customer)
     ada, eve, bob = await customers.save_many([Customer(tenant="acme"), Customer(tenant="evil"), Customer(tenant="acme")])
     raw = {each["_id"]: each.raw for each in raw_documents(database)}

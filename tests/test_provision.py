@@ -142,7 +142,7 @@ def test_a_server_that_only_resembles_mongodb(database: Db, keys: KeyRing, name:
             return Resembling(real, **{name: change(real)})
 
     collection = Resembling(database.get_collection("customers", codec_options=options))
-    collection.otherwise["database"] = Server(database)  # type: ignore[assignment]
+    collection.otherwise["database"] = Server(database)  # type: ignore[assignment]  # a database among callables
     with pytest.raises(ConfigurationError, match=f"not the MongoDB that sealed documents need: .*{complaint}"):
         drive(provision.set_up(collection, [], keys=keys, context="customers", session=None))
     assert database.list_collection_names() == []

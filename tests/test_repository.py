@@ -6,7 +6,6 @@ import asyncio
 import copy
 import enum
 import pickle
-import threading
 import traceback
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
@@ -17,8 +16,8 @@ from uuid import UUID, uuid4
 
 import pytest
 from bson import ObjectId
-from bson.raw_bson import RawBSONDocument
-from conftest import Driver, Proxy
+from conftest import Driver, Proxy, in_threads
+from customers import SECRET, Customer, raw_documents
 from pydantic import BaseModel, ConfigDict, Field, computed_field, field_validator, model_validator
 from pymongo import MongoClient, WriteConcern
 from pymongo.database import Database
@@ -38,7 +37,6 @@ from mongo_envelope import (
     Repository,
     RevisionConflictError,
     SchemaError,
-    Sensitive,
     UnknownKeyError,
     embedded,
 )
@@ -46,15 +44,6 @@ from mongo_envelope.bridge import settle
 
 Db = Database[dict[str, Any]]
 Fail = Callable[..., None]
-SECRET = "correct horse battery staple"
-
-
-class Customer(BaseModel):
-    id: UUID = Field(default_factory=uuid4)
-    tenant: Annotated[str, Queryable()] = "acme"
-    rank: Annotated[int, Queryable()] = 0
-    email: Annotated[str, Sensitive()] = "ada@example.com"
-    notes: str = ""
 
 
 def one(collection: str, database: Db) -> dict[str, Any]:
@@ -1019,12 +1008,6 @@ async def test_a_server_that_answers_with_another_document(driver: Driver, proxy
     assert (caught.value.document_id, caught.value.collection) == (repr(eve.id), "customers")
 
 
-def raw_documents(database: Db) -> list[RawBSONDocument]:
-    collection: Any = database.customers
-    options = collection.codec_options.with_options(document_class=RawBSONDocument)
-    return list(collection.with_options(codec_options=options).find())
-
-
 # --- a model that has changed -----------------------------------------------------------------------------------------
 
 
@@ -1106,11 +1089,7 @@ def test_no_update_is_lost_between_threads(client: MongoClient[dict[str, Any]], 
                 continue
             done += 1
 
-    threads = [threading.Thread(target=count) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(4, count)
     assert customers.load(ada.id).rank == 60
 
 

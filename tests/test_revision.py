@@ -42,7 +42,7 @@ def test_absence_survives_a_pickle() -> None:
     """What may not be there is still recognised after the instance has travelled."""
     item = Item(id=1)
     remember(item, PLACE, 1, (ABSENT, Revision(b"a", ("acme",))))
-    for travelled in (pickle.loads(pickle.dumps(item)), copy.deepcopy(item)):  # noqa: S301
+    for travelled in (pickle.loads(pickle.dumps(item)), copy.deepcopy(item)):  # noqa: S301 - our own bytes
         revisions = recall(travelled, PLACE, 1)
         assert revisions == (ABSENT, Revision(b"a", ("acme",)))
         assert ABSENT in revisions

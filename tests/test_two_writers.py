@@ -15,6 +15,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Annotated, Any
 
+import pytest
 from conftest import Either
 from pydantic import BaseModel
 from pymongo import AsyncMongoClient, MongoClient
@@ -146,13 +147,17 @@ def compete_in_child(ledgers: Repository[Ledger], meet: Callable[[], Any], me: i
     return drive(compete(Either(ledgers), meet, me))
 
 
-def test_two_processes(
-    server: embedded.Server, client: MongoClient[dict[str, Any]], database: Db, keys: KeyRing, tmp_path: Path
-) -> None:
-    """Two processes that share nothing but the key file: one winner and one conflict, 1,000 times out of 1,000."""
+@pytest.fixture
+def ledgers(client: MongoClient[dict[str, Any]], database: Db, keys: KeyRing, tmp_path: Path) -> Repository[Ledger]:
+    """A repository with an empty ledger, whose keys are in a file, too."""
     keys.to_file(tmp_path / "keys.json")
     ledgers = Repository(Ledger, client[database.name].ledgers, keys=keys)
     ledgers.save(Ledger())
+    return ledgers
+
+
+def test_two_processes(server: embedded.Server, database: Db, ledgers: Repository[Ledger], tmp_path: Path) -> None:
+    """Two processes that share nothing but the key file: one winner and one conflict, 1,000 times out of 1,000."""
     first, second = in_processes(2, compete_in_child, server, database, tmp_path / "keys.json")
     check(ledgers.load("ledger"), first, second)
 
@@ -174,13 +179,8 @@ def count_in_child(ledgers: Repository[Ledger], meet: Callable[[], Any], me: int
     return conflicts
 
 
-def test_four_processes_count(
-    server: embedded.Server, client: MongoClient[dict[str, Any]], database: Db, keys: KeyRing, tmp_path: Path
-) -> None:
+def test_four_processes_count(server: embedded.Server, database: Db, ledgers: Repository[Ledger], tmp_path: Path) -> None:
     """Four processes count in one document; each conflict is retried, there are some, and no increment is lost."""
-    keys.to_file(tmp_path / "keys.json")
-    ledgers = Repository(Ledger, client[database.name].ledgers, keys=keys)
-    ledgers.save(Ledger())
     conflicts = in_processes(4, count_in_child, server, database, tmp_path / "keys.json")
     ledger = ledgers.load("ledger")
     assert ledger.count == 200
