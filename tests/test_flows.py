@@ -15,7 +15,7 @@ import pytest
 from bson import Binary, CodecOptions, Int64, ObjectId
 from bson.raw_bson import RawBSONDocument
 from conftest import Driver, Proxy, in_threads
-from customers import SECRET, Customer, raw_documents
+from customer_model import SECRET, Customer, raw_documents
 from pydantic import (
     AliasChoices,
     Base64Bytes,

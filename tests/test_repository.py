@@ -17,7 +17,7 @@ from uuid import UUID, uuid4
 import pytest
 from bson import ObjectId
 from conftest import Driver, Proxy, in_threads
-from customers import SECRET, Customer, raw_documents
+from customer_model import SECRET, Customer, raw_documents
 from pydantic import BaseModel, ConfigDict, Field, computed_field, field_validator, model_validator
 from pymongo import MongoClient, WriteConcern
 from pymongo.database import Database
