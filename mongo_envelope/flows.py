@@ -10,12 +10,13 @@ recreates the collection could otherwise decide what equals what, and `answer` c
 from __future__ import annotations
 
 import copy
+import secrets
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, Literal, Self, TypeVar
 
 import bson
-from bson import Regex
+from bson import Int64, Regex
 from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.errors import BSONError
 from bson.raw_bson import RawBSONDocument
@@ -231,8 +232,9 @@ class Flows(Generic[Model]):
         there = [revision for revision in expected if revision.tag is not None]
         while there:
             shard = there[0].shard
-            tags = [revision.tag for revision in there if revision.shard == shard]
-            there = [revision for revision in there if revision.shard != shard]
+            here = [revision for revision in there if _equal(revision.shard, shard)]
+            there = [revision for revision in there if not _equal(revision.shard, shard)]
+            tags = [revision.tag for revision in here]
             where = self._where(sealed.identity, shard) | {"hmac": {"$in": tags}}
             document = _document(sealed.raw)
             if (await settle(self.collection.replace_one(where, document, collation=BYTE_BY_BYTE, session=session))).matched_count:
@@ -240,38 +242,52 @@ class Flows(Generic[Model]):
         return False
 
     async def _overwrite(self, sealed: _Sealed, session: Any) -> RepositoryError | None:
-        """Replace whatever is there, or insert. Once more if it has moved to another shard between question and answer."""
+        """Replace whatever is there, or insert. Again if it has moved to another shard between question and answer."""
         failed: RepositoryError | None = None
-        for _ in range(2 if self._shard_key and not in_transaction(session) else 1):
+        for by_id in self._looks:
             stored = await self._stored_shard(sealed.identity, session)
-            where = self._where(sealed.identity, sealed.revision.shard if stored is None else stored)
-            document = _document(sealed.raw)
+            where = self._where(sealed.identity, sealed.revision.shard if stored is None else () if by_id else stored)
+            # One that has been seen is not inserted if it does not match: the duplicate would end a transaction.
+            upsert, document = stored is None or by_id, _document(sealed.raw)
             try:
-                await settle(self.collection.replace_one(where, document, upsert=True, collation=BYTE_BY_BYTE, session=session))
+                result = await settle(
+                    self.collection.replace_one(where, document, upsert=upsert, collation=BYTE_BY_BYTE, session=session)
+                )
             except DuplicateKeyError as error:
                 failed = self._duplicate(error.details)
+                if in_transaction(session) or not isinstance(failed, RevisionConflictError):
+                    break
             else:
-                return None
-            if not isinstance(failed, RevisionConflictError):
-                break
+                if upsert or result.matched_count:
+                    return None
         return failed
 
     def _duplicate(self, details: Mapping[str, Any] | None) -> RepositoryError:
-        """Which of the two a duplicate key is. The server's message quotes the value; ``keyPattern`` names the fields."""
+        """Which of the two a duplicate key is. The server's message quotes the value; ``keyPattern`` names the fields.
+
+        What is told of it is what we call them: the names are the server's words, too, and so is what comes after a dot.
+        """
         pattern = (details or {}).get("keyPattern") or {"_id": 1}
         fields = list(pattern) if isinstance(pattern, Mapping) else []
         if fields == ["_id"]:
             return RevisionConflictError(
                 "not saved: a document with this _id exists already. Load it to change it, or save(…, overwrite=True)"
             )
-        ours = [name[:64] for name in fields if self.schema.field(name.partition(".")[0]) is not None]
-        return DuplicateValueError(
-            f"not saved: another document has the same {' and '.join(ours) or 'value'}, and the index is unique"
-        )
+        known = [self.schema.field(name.partition(".")[0]) for name in fields]
+        ours = " and ".join(dict.fromkeys(field.name for field in known if field is not None))
+        return DuplicateValueError(f"not saved: another document has the same {ours or 'value'}, and the index is unique")
 
     def _where(self, identity: Any, shard: tuple[Any, ...]) -> dict[str, Any]:
         """The filter of a write by id: a sharded cluster finds the one shard by the fields of the shard key, if they are known."""
         return {"_id": identity, **{name: _literal(value) for name, value in zip(self._shard_key, shard, strict=False)}}
+
+    @property
+    def _looks(self) -> tuple[bool, ...]:
+        """How often a document is looked for, as it may move to another shard in between; and whether by its id alone.
+
+        At last by its id alone: a shard value that somebody has put there may not match itself, once pymongo has read it.
+        """
+        return (False, False, True) if self._shard_key else (True,)
 
     async def _stored_shard(self, identity: Any, session: Any) -> tuple[Any, ...] | None:
         """Which shard the stored document is on, as the server says; None if there is none. Nothing where it cannot be read."""
@@ -384,14 +400,14 @@ class Flows(Generic[Model]):
         """Delete one document by its id."""
         asked = identity_value(self.schema, identity)
         expected = {} if revision is None else {"hmac": _tag(revision)}
-        for _ in range(_LOOKS if self._shard_key else 1):  # it may move to another shard in between
+        for by_id in self._looks:
             shard = await self._stored_shard(asked, session)
             if shard is None:
                 break
-            where = self._where(asked, shard) | expected
+            where = self._where(asked, () if by_id else shard) | expected
             if (await settle(self.collection.delete_one(where, collation=BYTE_BY_BYTE, session=session))).deleted_count:
                 return True
-            if expected and await self._is_there(asked, session):
+            if by_id and expected and await self._is_there(asked, session):
                 raise RevisionConflictError(_ANOTHER_REVISION.format("deleted")).about(document_id=identity, collection=self.name)
         return False
 
@@ -401,7 +417,7 @@ class Flows(Generic[Model]):
             raise QueryError("delete_many takes a filter. All documents match {}")
         compiled = compile_filter(self.schema, where)
         result = await settle(self.collection.delete_many(compiled, collation=collation or BYTE_BY_BYTE, session=session))
-        return int(result.deleted_count)
+        return self._number(result.deleted_count)
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
@@ -545,7 +561,16 @@ class Flows(Generic[Model]):
         """How many match, as the server says."""
         options |= {"maxTimeMS": max_time_ms}
         compiled = compile_filter(self.schema, where)
-        return int(await settle(self.collection.count_documents(compiled, session=session, **self._options(options))))
+        return self._number(await settle(self.collection.count_documents(compiled, session=session, **self._options(options))))
+
+    def _number(self, answer: Any) -> int:
+        """A number of documents, if that is what the server has answered: BSON has three kinds of whole numbers."""
+        whole = type(answer) in (int, Int64) or (isinstance(answer, float) and answer.is_integer())
+        if not whole or answer < 0:
+            raise MalformedEnvelopeError("the server answered with something that is no number of documents").about(
+                collection=self.name
+            )
+        return int(answer)
 
     async def exists(self, where: Filter, *, session: Any, **options: Any) -> bool:
         """Whether anything matches, as the server says."""
@@ -560,11 +585,13 @@ class Flows(Generic[Model]):
         plain = self.collection.with_options(codec_options=envelope.CODEC_OPTIONS)
         compiled = compile_filter(self.schema, where)
         values = await settle(plain.distinct(stored, compiled, session=session, **self._options(options)))
+        if not isinstance(values, list):
+            raise MalformedEnvelopeError("the server answered with something that is no list of values").about(collection=self.name)
         return [from_stored(self.schema, name, value) for value in values]
 
     async def setup(self, *, session: Any) -> list[str]:
         """Check collection and server, and make the indexes that are missing."""
-        return await set_up(self.collection, self.schema.indexes, keys=self._keys, context=self.codec.context, session=session)
+        return await set_up(self._primary, self.schema.indexes, keys=self._keys, context=self.codec.context, session=session)
 
     def revision(self, model: Model | Mapping[str, Any]) -> str:
         """The revision of the document that an instance stands for; of several that are possible, the latest."""
@@ -607,10 +634,18 @@ async def _next(cursor: Any) -> Any:
 
 
 def _tag(text: str) -> bytes:
-    """The tag of a revision that the caller names. One that no repository wrote is a tag that no document has: a conflict."""
+    """The tag of a revision that the caller names. A text that no repository wrote is a conflict with whatever is stored.
+
+    So it becomes a tag that no document can have: nobody could guess it.
+    """
     if not isinstance(text, str):
         raise QueryError(f"a revision is the text that repository.revision(…) gave, not a {type(text).__name__}")
-    return from_text(text) or b""
+    return from_text(text) or secrets.token_bytes(32)
+
+
+def _equal(one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
+    """Whether MongoDB takes two shards for one: Python's own ``==`` would, of 1 and True."""
+    return bool(comparable(list(one)) == comparable(list(other)))
 
 
 def _literal(value: Any) -> Any:
@@ -621,7 +656,5 @@ def _literal(value: Any) -> Any:
 _ANY_DATE: Final[CodecOptions[RawBSONDocument]] = CodecOptions(
     document_class=RawBSONDocument, datetime_conversion=DatetimeConversion.DATETIME_MS
 )
-#: So often `delete` looks for a document that moves.
-_LOOKS: Final = 3
 _ANOTHER_REVISION: Final = "not {}: the document is of another revision than the one named. Load it again"
 _DUPLICATE_KEY: Final = 11000

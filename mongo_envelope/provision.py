@@ -18,9 +18,10 @@ from uuid import UUID
 
 from bson import Binary, Decimal128, Int64, ObjectId, Regex
 from bson.raw_bson import RawBSONDocument
-from pymongo import ASCENDING, IndexModel
+from pymongo import ASCENDING, IndexModel, ReadPreference
 from pymongo.collation import Collation
 from pymongo.errors import DuplicateKeyError, OperationFailure
+from pymongo.read_concern import ReadConcern
 
 from . import envelope
 from .bridge import settle
@@ -39,7 +40,8 @@ BYTE_BY_BYTE: Final = Collation("simple")
 async def set_up(collection: Any, indexes: list[str], *, keys: KeyRing, context: str, session: Any) -> list[str]:
     """Check the collection and the server, make the indexes that are missing, and give their names. Raise `ConfigurationError`.
 
-    ``collection``: of either driver, giving `RawBSONDocument`. May be repeated, and run while the service works.
+    ``collection``: of either driver, giving `RawBSONDocument`, read from the primary. May be repeated, and run while the service
+    works.
     """
     await _check_kind(collection, session)
     await _check_server(collection, keys)
@@ -51,19 +53,24 @@ async def _check_kind(collection: Any, session: Any) -> None:
     """A collection that is not there yet will be an ordinary one."""
     command = {"listCollections": 1, "filter": {"name": collection.name}}
     answer = await settle(collection.database.command(command, codec_options=envelope.CODEC_OPTIONS, session=session))
-    for found in answer["cursor"]["firstBatch"]:
-        name, options = collection.name, found.get("options", {})
-        if found.get("type", "collection") != "collection":
-            raise ConfigurationError(
-                f"{name} is a {found['type']}: documents cannot be replaced in it. Name the collection behind it"
-            )
-        if options.get("capped"):
-            raise ConfigurationError(f"{name} is a capped collection: MongoDB drops the oldest documents of it, and lets none grow")
-        if "collation" in options:
-            raise ConfigurationError(
-                f"{name} has a default collation ({options['collation'].get('locale')}), by which its ids are compared: "
-                "make the collection without one, and give find(…, collation=…) where it is wanted"
-            )
+    name = collection.name
+    match answer:  # in which the words are the server's: none of them is repeated
+        case {"cursor": {"firstBatch": []}}:
+            return
+        case {"cursor": {"firstBatch": [{"type": str(kind), "options": dict(options)}]}}:
+            pass
+        case _:
+            raise ConfigurationError(f"{name}: the server does not say what kind of collection it is")
+    if kind != "collection":
+        what = f"a {kind}" if kind in ("view", "timeseries") else "no ordinary collection"
+        raise ConfigurationError(f"{name} is {what}: documents cannot be replaced in it. Name the collection behind it")
+    if options.get("capped"):
+        raise ConfigurationError(f"{name} is a capped collection: MongoDB drops the oldest documents of it, and lets none grow")
+    if "collation" in options:
+        raise ConfigurationError(
+            f"{name} has a default collation, by which its ids are compared: make the collection without one, and give "
+            "find(…, collation=…) where it is wanted"
+        )
 
 
 #: One value of every kind of BSON that metadata can hold, those among them that are easily normalised.
@@ -88,11 +95,16 @@ _EVERY_KIND: Final[dict[str, Any]] = {
 
 
 async def _check_server(collection: Any, keys: KeyRing) -> None:
-    """In a collection of its own, which is dropped: nobody who reads the real one meets the probe."""
+    """In a collection of its own, which is dropped: nobody who reads the real one meets the probe.
+
+    It is read as it was written: a secondary, or the majority, may not have it yet.
+    """
     probe = collection.database.get_collection(
         f"mongo_envelope.probe.{secrets.token_hex(8)}",
         codec_options=collection.codec_options,
+        read_preference=ReadPreference.PRIMARY,
         write_concern=collection.write_concern,
+        read_concern=ReadConcern(),
     )
     first, second = (
         envelope.seal({"_id": ObjectId("1" * 24), **_EVERY_KIND}, b"{}", keys=keys, context=_PROBE_CONTEXT) for _ in range(2)

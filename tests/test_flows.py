@@ -11,6 +11,7 @@ from decimal import Decimal
 from typing import Annotated, Any
 from uuid import UUID, uuid4
 
+import bson
 import pytest
 from bson import Binary, CodecOptions, Int64, ObjectId
 from bson.raw_bson import RawBSONDocument
@@ -36,6 +37,7 @@ from pymongo.database import Database
 from pymongo.errors import AutoReconnect, ExecutionTimeout, OperationFailure
 from pymongo.monitoring import CommandListener
 from pymongo.read_concern import ReadConcern
+from pymongo.results import DeleteResult
 
 from mongo_envelope import (
     AsyncRepository,
@@ -44,6 +46,7 @@ from mongo_envelope import (
     DuplicateValueError,
     IntegrityError,
     KeyRing,
+    MalformedEnvelopeError,
     PayloadError,
     Queryable,
     QueryError,
@@ -151,7 +154,25 @@ async def test_a_revision_that_no_document_has_is_a_conflict(driver: Driver, tex
         await customers.delete(ada.id, revision=text)
     with pytest.raises(DocumentNotFoundError):
         await customers.save(Customer(), revision=text)
+    assert await customers.delete(uuid4(), revision=text) is False
     assert await customers.load(ada.id) == ada
+
+
+@pytest.mark.parametrize("text", ["", "*", 'W/"0"', "0" * 63], ids=repr)
+async def test_no_revision_is_not_that_of_a_tag_that_somebody_emptied(driver: Driver, database: Db, text: str) -> None:
+    """Such a text is a conflict with whatever is stored as ``hmac``, and nothing is written or deleted."""
+    customers = driver.repository(Customer)
+    ada = await customers.save(Customer())
+    for tag in (b"", None, text):
+        database.customers.update_one({}, {"$set": {"hmac": tag}})
+        before = database.customers.find_one()
+        with pytest.raises(RevisionConflictError):
+            await customers.save(Customer(id=ada.id), revision=text)
+        with pytest.raises(RevisionConflictError):
+            await customers.delete(ada.id, revision=text)
+        with pytest.raises(MalformedEnvelopeError):
+            await customers.update(ada.id, {"rank": 1}, revision=text)
+        assert database.customers.find_one() == before
 
 
 async def test_a_revision_is_text_and_excludes_overwriting(driver: Driver) -> None:
@@ -1137,6 +1158,24 @@ async def test_a_move_whose_outcome_is_unknown(driver: Driver, proxy: Proxy, fai
             assert (await customers.load(ada.id)).tenant == "initech"
 
 
+async def test_a_move_from_1_to_true_whose_outcome_is_unknown(driver: Driver, proxy: Proxy) -> None:
+    """In Python the two are equal, in MongoDB they are not: there, too, the document is looked for in both places."""
+
+    class Switch(BaseModel):
+        id: int
+        state: Annotated[int | bool, Queryable()] = 1
+
+    async with driver.another_client(proxy.uri, retryWrites=False) as client:
+        switches = driver.repository(Switch, driver.collection(client=client), shard_key=("state",))
+        switch = await switches.save(Switch(id=1))
+        switch.state = True
+        proxy.lose = True
+        with pytest.raises(AutoReconnect):
+            await switches.save(switch)
+        await switches.save(switch)
+        assert (await switches.load(1)).state is True
+
+
 async def test_overwriting_what_moves_at_that_moment(driver: Driver, database: Db, monkeypatch: pytest.MonkeyPatch) -> None:
     """A document that has gone to another shard between question and answer is looked for once more."""
     customers = driver.repository(Customer, shard_key=("tenant",))
@@ -1157,6 +1196,25 @@ async def test_overwriting_what_moves_at_that_moment(driver: Driver, database: D
     assert asked == [("acme",)]
     assert (await customers.load(ada.id)) == other
     assert database.customers.count_documents({}) == 1
+
+
+async def test_overwriting_what_comes_to_be_at_that_moment(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A document that was not there yet when it was looked for, and that somebody has inserted on another shard since."""
+    customers = driver.repository(Customer, shard_key=("tenant",))
+    ada = Customer(tenant="acme")
+    flows = customers.inner._flows
+    where_it_is, asked = flows._stored_shard, []
+
+    async def too_early(*args: Any) -> Any:
+        asked.append(await where_it_is(*args))
+        if asked == [None]:
+            await flows.save(ada, overwrite=False, revision=None, session=None)
+        return asked[-1]
+
+    monkeypatch.setattr(flows, "_stored_shard", too_early)
+    other = await customers.save(Customer(id=ada.id, tenant="initech"), overwrite=True)
+    assert asked == [None, ("acme",)]
+    assert await customers.find().to_list() == [other]
 
 
 @pytest.mark.parametrize("stored", [{"$gt": ""}, None, 5], ids=str)
@@ -1210,6 +1268,15 @@ async def test_an_index_of_a_field_that_the_model_does_not_know(driver: Driver, 
     assert "nothing of ours" not in str(caught.value)
 
 
+async def test_an_index_of_what_is_inside_a_field(driver: Driver, database: Db) -> None:
+    """The field is named once, as in Python, and not what the server says comes after the dot."""
+    database.customers.create_index([("place.secret", 1), ("s", 1), ("place.other", 1)], unique=True)
+    items = driver.repository(Item)
+    await items.save(Item())
+    with pytest.raises(DuplicateValueError, match="has the same place and shade, and the index is unique"):
+        await items.save(Item())
+
+
 async def test_duplicates_are_told_apart(driver: Driver, database: Db) -> None:
     """By update as by save: another unique index is DuplicateValueError with the field, the _id is a conflict."""
     database.customers.create_index("rank", unique=True)
@@ -1252,26 +1319,69 @@ async def test_an_answer_that_does_not_match_is_refused(driver: Driver, proxy: P
         assert await asked.find({"tenant": {"$lt": "f"}}).to_list() == [eve, eve, bob]  # a range is not checked
 
 
-@pytest.mark.parametrize(
-    "value",
-    [b"\x02tenant\0\x02\0\0\0\xff\0", b"\x05tenant\0\x03\0\0\0\x04abc", b"\x0btenant\0^a\0i\0"],
-    ids=["text", "uuid", "regex"],
-)
-async def test_a_shard_that_cannot_be_read(driver: Driver, database: Db, value: bytes) -> None:
+def with_shard(document: bytes, element: bytes) -> RawBSONDocument:
+    """A document to whose end somebody has put an element of BSON, written by hand: what pymongo would not write."""
+    body = document[4:-1] + element
+    return RawBSONDocument((len(body) + 5).to_bytes(4, "little") + body + b"\0")
+
+
+#: Values of the field ``tenant`` that cannot be read, or that do not match what pymongo writes once it has read them.
+SHARDS = {
+    "text": b"\x02tenant\0\x02\0\0\0\xff\0",
+    "uuid": b"\x05tenant\0\x03\0\0\0\x04abc",
+    "regex": b"\x0btenant\0^a\0i\0",
+    "regex of unknown flags": b"\x0btenant\0^a\0q\0",
+    "pointer": b"\x0ctenant\0\x02\0\0\0a\0" + b"\x01" * 12,
+    "undefined": b"\x06tenant\0",
+    "array with other positions": b"\x04tenant\0\x0c\0\0\0\x105\0\x07\0\0\0\0",
+    "reference": b"\x03tenant\0\x23\0\0\0\x02$ref\0\x02\0\0\0a\0\x10$id\0\x01\0\0\0\x10$gt\0\x02\0\0\0\0",
+    "a name twice": b"\x03tenant\0\x13\0\0\0\x10a\0\x01\0\0\0\x10a\0\x02\0\0\0\0",
+}
+
+
+@pytest.mark.parametrize("element", SHARDS.values(), ids=SHARDS)
+async def test_a_shard_that_cannot_be_read(driver: Driver, database: Db, element: bytes) -> None:
     """What somebody has put there is no foreign error and no endless loop: the document is deleted, overwritten, or in conflict."""
     customers = driver.repository(Customer, shard_key=("tenant",))
     ada = await customers.save(Customer())
-    body = b"\x05_id\0\x10\0\0\0\x04" + ada.id.bytes + value
-    hostile = RawBSONDocument((len(body) + 5).to_bytes(4, "little") + body + b"\0")
+    hostile = with_shard(bson.encode({"_id": ada.id}, codec_options=customers.inner._flows.collection.codec_options), element)
     for _ in range(2):
         database.customers.delete_one({"_id": ada.id})
         database.customers.insert_one(hostile)
         with pytest.raises(RevisionConflictError):
             await customers.save(Customer(id=ada.id), revision=customers.revision(ada))
         ada = await customers.save(ada, overwrite=True)
+        assert await customers.load(ada.id) == ada
     database.customers.delete_one({"_id": ada.id})
     database.customers.insert_one(hostile)
     assert await customers.delete(ada.id) is True
+    assert await customers.delete(ada.id) is False
+    assert database.customers.count_documents({}) == 0
+
+
+@pytest.mark.parametrize("element", SHARDS.values(), ids=SHARDS)
+async def test_a_shard_that_cannot_be_read_in_a_transaction(driver: Driver, database: Db, element: bytes) -> None:
+    """Nor does the attempt end the transaction, as an insert over a document that is there would."""
+    customers = driver.repository(Customer, shard_key=("tenant",))
+    ada, bob = Customer(), Customer()
+    options = customers.inner._flows.collection.codec_options
+    database.customers.insert_many(with_shard(bson.encode({"_id": each.id}, codec_options=options), element) for each in (ada, bob))
+    async with driver.transaction() as session:
+        await customers.save(ada, overwrite=True, session=session)
+        assert await customers.delete(bob.id, session=session) is True
+    assert await customers.find().to_list() == [ada]
+
+
+async def test_delete_of_a_revision_whose_shard_somebody_edited(driver: Driver, database: Db) -> None:
+    """The revision is the one that was named: deleted, and no conflict; another one still is."""
+    customers = driver.repository(Customer, shard_key=("tenant",))
+    ada = await customers.save(Customer())
+    (raw,) = raw_documents(database)
+    sealed = raw.raw.replace(b"\x02tenant\0\x05\0\0\0acme\0", b"")
+    database.customers.replace_one({}, with_shard(sealed, SHARDS["pointer"]))
+    with pytest.raises(RevisionConflictError, match="not deleted"):
+        await customers.delete(ada.id, revision="0" * 64)
+    assert await customers.delete(ada.id, revision=customers.revision(ada)) is True
 
 
 async def test_dates_beyond_those_of_python_can_be_saved_again(driver: Driver) -> None:
@@ -1289,6 +1399,48 @@ async def test_distinct_gives_whatever_the_server_says(driver: Driver, database:
     for stored, name in ((2**62, "took"), (1e300, "took"), ({"$ref": 5, "$id": 1}, "place")):
         database.customers.update_one({}, [{"$set": {name: {"$literal": stored}}}])
         assert len(await items.distinct(name)) == 1
+
+
+@pytest.mark.parametrize("said", [SECRET, -3, -3.7, 3.5, float("nan"), True, None, [1]], ids=repr)
+async def test_a_number_of_documents_that_is_none(driver: Driver, monkeypatch: pytest.MonkeyPatch, said: Any) -> None:
+    """What the server says in its place is no foreign error, and is not repeated."""
+    customers = driver.repository(Customer)
+    answers = {"count_documents": said, "delete_many": DeleteResult({"n": said}, acknowledged=True)}
+    monkeypatch.setattr(customers.inner._flows, "collection", Lying(answers))
+    for call in (customers.count, customers.delete_many):
+        with pytest.raises(MalformedEnvelopeError, match="no number of documents") as caught:
+            await call({})
+        assert (caught.value.__context__, caught.value.collection) == (None, "customers")
+        assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize("said", [3, 3.0, Int64(3)], ids=repr)
+async def test_a_number_of_documents_of_any_kind(driver: Driver, monkeypatch: pytest.MonkeyPatch, said: Any) -> None:
+    """BSON has three kinds of whole numbers, of which Python makes an int."""
+    customers = driver.repository(Customer)
+    monkeypatch.setattr(customers.inner._flows, "collection", Lying({"count_documents": said}))
+    count = await customers.count()
+    assert (count, type(count)) == (3, int)
+
+
+@pytest.mark.parametrize("said", [SECRET, 5, None, {SECRET: 1}], ids=repr)
+async def test_distinct_values_that_are_no_list(driver: Driver, monkeypatch: pytest.MonkeyPatch, said: Any) -> None:
+    """The server's text is not given letter by letter, and nothing of it is repeated."""
+    customers = driver.repository(Customer)
+    monkeypatch.setattr(customers.inner._flows, "collection", Lying({"distinct": said}))
+    with pytest.raises(MalformedEnvelopeError, match="no list") as caught:
+        await customers.distinct("tenant")
+    assert (caught.value.__context__, caught.value.collection) == (None, "customers")
+
+
+class Lying:
+    """A collection of a server that answers what it likes: results by the names of the driver's methods."""
+
+    def __init__(self, answers: dict[str, Any]) -> None:
+        self.answers = answers
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_, **__: self if name == "with_options" else self.answers[name]
 
 
 async def test_a_filter_value_that_no_field_could_hold(driver: Driver) -> None:

@@ -9,10 +9,14 @@ from uuid import UUID, uuid4
 import pytest
 from bson.raw_bson import RawBSONDocument
 from conftest import Driver
+from customer_model import SECRET
 from pydantic import BaseModel, Field
+from pymongo import MongoClient
 from pymongo.database import Database
+from pymongo.errors import ServerSelectionTimeoutError
+from pymongo.read_concern import ReadConcern
 
-from mongo_envelope import ConfigurationError, IntegrityError, KeyRing, Queryable, provision
+from mongo_envelope import ConfigurationError, IntegrityError, KeyRing, Queryable, Repository, embedded, provision
 from mongo_envelope.bridge import drive
 
 Db = Database[dict[str, Any]]
@@ -80,7 +84,7 @@ async def test_a_filter_uses_the_index(driver: Driver, database: Db) -> None:
         ({"viewOn": "other", "pipeline": []}, "is a view"),
         ({"timeseries": {"timeField": "at"}}, "is a timeseries"),
         ({"capped": True, "size": 4096}, "is a capped collection"),
-        ({"collation": {"locale": "en", "strength": 2}}, r"has a default collation \(en\)"),
+        ({"collation": {"locale": "en", "strength": 2}}, "has a default collation, by which"),
     ],
     ids=["view", "time series", "capped", "collation"],
 )
@@ -89,6 +93,54 @@ async def test_a_collection_that_cannot_keep_documents(driver: Driver, database:
     database.create_collection("customers", **made)
     with pytest.raises(ConfigurationError, match=f"^customers {complaint}"):
         await driver.repository(Customer).setup()
+
+
+@pytest.mark.parametrize(
+    ("said", "complaint"),
+    [
+        ({"cursor": {"firstBatch": [5]}}, "does not say what kind of collection"),
+        ({"cursor": {"firstBatch": 5}}, "does not say what kind of collection"),
+        ({"cursor": {}}, "does not say what kind of collection"),
+        ({}, "does not say what kind of collection"),
+        ({"cursor": {"firstBatch": [{"type": 5, "options": {}}]}}, "does not say what kind of collection"),
+        ({"cursor": {"firstBatch": [{"type": "collection", "options": SECRET}]}}, "does not say what kind of collection"),
+        ({"cursor": {"firstBatch": [{"type": SECRET, "options": {}}]}}, "is no ordinary collection"),
+        ({"cursor": {"firstBatch": [{"type": "collection", "options": {"collation": 5}}]}}, "has a default collation"),
+        ({"cursor": {"firstBatch": [{"type": "collection", "options": {"collation": {"locale": SECRET}}}]}}, "default collation"),
+    ],
+    ids=str,
+)
+def test_a_server_that_says_something_else_of_the_collection(database: Db, keys: KeyRing, said: Any, complaint: str) -> None:
+    """It is refused with an error of ours, and in our words."""
+    collection = Resembling(database.customers)
+    collection.otherwise["database"] = Resembling(database, command=lambda *_, **__: said)  # type: ignore[assignment]  # as below
+    with pytest.raises(ConfigurationError, match=f"customers.* {complaint}") as caught:
+        drive(provision.set_up(collection, [], keys=keys, context="customers", session=None))
+    assert SECRET not in str(caught.value)
+    assert caught.value.__context__ is None
+
+
+def test_setup_asks_the_primary_alone(
+    server: embedded.Server, database: Db, keys: KeyRing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A secondary may not have the probe yet. Here is none: what a client that reads from one would ask there finds no server."""
+    database.customers.insert_one({})
+    concerns: list[ReadConcern] = []
+    real = provision._probe
+
+    async def seen(probe: Any, *documents: bytes) -> Any:
+        concerns.append(probe.read_concern)
+        return await real(probe, *documents)
+
+    monkeypatch.setattr(provision, "_probe", seen)
+    uri = server.uri.replace("directConnection=true", f"replicaSet={embedded._REPLICA_SET}")
+    # Not over the async driver: that of pymongo 4.13 leaves a connection open if it is told of a replica set.
+    with MongoClient[Any](uri, readPreference="secondary", readConcernLevel="majority", serverSelectionTimeoutMS=1000) as client:
+        customers = Repository(Customer, client[database.name].customers, keys=keys)
+        with pytest.raises(ServerSelectionTimeoutError):
+            customers.find_one()
+        assert customers.setup() == ["tenant_1", "k_1"]
+    assert concerns == [ReadConcern()]
 
 
 class Resembling:
