@@ -1,6 +1,7 @@
 """Pydantic models whose sensitive fields are sealed before they reach MongoDB, and verified when they come back."""
 
-from .codec import DocumentCodec
+from .blind import BlindIndex, Bucket
+from .codec import DocumentCodec, Metadata
 from .cursor import AsyncCursor, Cursor
 from .errors import (
     ConfigurationError,
@@ -20,15 +21,19 @@ from .errors import (
     UnknownKeyError,
     UnsupportedVersionError,
 )
-from .keys import DataKey, KeyRing
+from .keys import DataKey, IndexKey, KeyRing
 from .repository import AsyncRepository, Repository
 from .schema import Queryable, Sensitive
+from .upkeep import Finding
+from .where import where
 
 __version__ = "0.1.0"
 
 __all__ = [
     "AsyncCursor",
     "AsyncRepository",
+    "BlindIndex",
+    "Bucket",
     "ConfigurationError",
     "Cursor",
     "DataKey",
@@ -36,11 +41,14 @@ __all__ = [
     "DocumentNotFoundError",
     "DuplicateValueError",
     "EnvelopeError",
+    "Finding",
+    "IndexKey",
     "IntegrityError",
     "KMSError",
     "KeyRing",
     "KeyUnavailableError",
     "MalformedEnvelopeError",
+    "Metadata",
     "MongoEnvelopeError",
     "PayloadError",
     "QueryError",
@@ -52,4 +60,5 @@ __all__ = [
     "Sensitive",
     "UnknownKeyError",
     "UnsupportedVersionError",
+    "where",
 ]

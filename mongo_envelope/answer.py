@@ -26,7 +26,7 @@ from bson.decimal128 import Decimal128
 
 from . import envelope
 
-__all__ = ["Asked", "comparable", "has_operators", "is_position", "same"]
+__all__ = ["Asked", "comparable", "distinct_values", "has_operators", "is_position", "same"]
 
 
 _Check = Callable[[dict[str, Any]], bool]
@@ -128,6 +128,12 @@ def _values(value: Any, steps: list[str]) -> Iterator[Any]:
                 yield from _values(each, steps)
         if is_position(steps[0]) and int(steps[0]) < len(value):
             yield from _values(value[int(steps[0])], steps[1:])
+
+
+def distinct_values(document: dict[str, Any], name: str) -> Iterator[Any]:
+    """What MongoDB's ``distinct`` finds in one document: the values at the end of a path, and those of an array one by one."""
+    for value in _values(document, name.split(".")):
+        yield from value if isinstance(value, list) else (value,)
 
 
 def is_position(step: str) -> bool:

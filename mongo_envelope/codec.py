@@ -1,11 +1,12 @@
 """`DocumentCodec`: a model to its stored document and back. Pure: no I/O, for those who bring their own storage.
 
-It puts three rooms together: `schema` splits and joins, `envelope` seals and opens, `keys` lends the keys.
+It puts four rooms together: `schema` splits and joins, `blind` computes index values, `envelope` seals and opens, `keys` lends
+the keys.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final, Generic, TypeVar
 
 import bson
@@ -14,12 +15,21 @@ from bson.raw_bson import RawBSONDocument
 from pydantic import BaseModel
 
 from . import envelope
-from .errors import ConfigurationError, EnvelopeError, KeyUnavailableError, MalformedEnvelopeError
+from .blind import Indexer
+from .errors import (
+    ConfigurationError,
+    EnvelopeError,
+    IntegrityError,
+    KeyUnavailableError,
+    MalformedEnvelopeError,
+    PayloadError,
+)
 from .fast import FastReader
 from .keys import KeyRing, check_context
+from .places import from_stored
 from .schema import Schema
 
-__all__ = ["DocumentCodec"]
+__all__ = ["DocumentCodec", "Metadata"]
 
 Model = TypeVar("Model", bound=BaseModel)
 Document = Mapping[str, Any] | RawBSONDocument | bytes
@@ -30,25 +40,62 @@ _PORTABLE: Final[CodecOptions[dict[str, Any]]] = CodecOptions(
 )
 
 
+class Metadata(Mapping[str, Any]):
+    """What stands in the clear of one verified document, in the fields' types: ``found.tenant``, ``found["tenant"]``.
+
+    Not decrypted, and not a model: it cannot be saved. What BSON rounds is rounded.
+    """
+
+    __slots__ = ("_fields", "_model")
+
+    def __init__(self, model: str, fields: Mapping[str, Any]) -> None:
+        """Take values by field name."""
+        self._model = model
+        self._fields = dict(fields)
+
+    def __getitem__(self, name: str) -> Any:
+        return self._fields[name]
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name not in self._fields:
+            raise AttributeError(f"{self._model}.{name[:64]} does not stand in the clear. There are: {', '.join(self._fields)}")
+        return self._fields[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._fields)
+
+    def __len__(self) -> int:
+        return len(self._fields)
+
+    def __repr__(self) -> str:
+        return f"Metadata({self._model}, {', '.join(self._fields)})"
+
+
 class DocumentCodec(Generic[Model]):
     """Seals models of one class for one context, and opens them.
 
     A codec is immutable and can be shared between threads.
     """
 
-    def __init__(self, model: type[Model], *, keys: KeyRing, context: str, validate_on_save: bool = False) -> None:
+    def __init__(
+        self, model: type[Model], *, keys: KeyRing, context: str, validate_on_save: bool = False, verify_on_load: bool = False
+    ) -> None:
         """Compile the model. ``context``: the name under which keys are derived, by habit the collection's name.
 
-        ``validate_on_save``: also run the model's validators before sealing. Raise `SchemaError` for a model that cannot be
-        kept, `ConfigurationError` for a ring or a context that does not fit.
+        ``validate_on_save``: also run the model's validators before sealing. ``verify_on_load``: do with every document what
+        `verify` does.
+
+        Raise `SchemaError` for a model that cannot be kept, `ConfigurationError` for a ring or a context that does not fit.
         """
         if not isinstance(keys, KeyRing):
             raise ConfigurationError('keys= takes a KeyRing: KeyRing.from_file("keys.json", create=True), or KeyRing.generate()')
         self.schema = Schema.of(model)
         self.context = check_context(context)
         self._keys = keys
+        self.indexer = Indexer(self.schema.blind, keys, self.context)
         self._fast = FastReader(self.schema, keys, self.context)
         self._validate_on_save = validate_on_save
+        self._verify_on_load = verify_on_load
 
     def seal(self, model: Model) -> dict[str, Any]:
         """The stored document, ready for ``insert_one`` of any MongoDB client. Raise `PayloadError` for what cannot be kept."""
@@ -63,11 +110,35 @@ class DocumentCodec(Generic[Model]):
         metadata, payload = self.schema.split(model)
         if self._validate_on_save:
             self.schema.validate(metadata, payload)
+        if self.indexer:
+            metadata["idx"] = self._idx(model)
         try:
             return metadata["_id"], envelope.seal(metadata, payload, keys=self._keys, context=self.context)
         except MalformedEnvelopeError:
             pass
         raise self.schema.unencodable(metadata)
+
+    def _idx(self, model: Model) -> dict[str, Any]:
+        try:
+            return self.indexer.of(model.__dict__)
+        except ValueError as error:  # ours, and without the value
+            problem = str(error)
+        raise PayloadError(f"{self.schema.model.__name__}: not saved: {problem}")
+
+    def reindexed(self, raw: bytes) -> bytes:
+        """The document sealed anew, with the index values of today's model and ring; metadata and payload are those that it had.
+
+        Raise what `open` raises, and `PayloadError` for a value that its index does not take, and for a document in which a field
+        stands in the clear that is sensitive now.
+        """
+        document, payload = self._opened(raw)
+        idx = self._idx(self.schema.join(document, payload))
+        if moved := sorted(self.schema.sensitive & document.keys() - envelope.RESERVED):
+            raise PayloadError(f"{moved[0]} stands in the clear, and is sensitive now: load and save the document, which moves it")
+        metadata = {name: value for name, value in document.items() if name == "_id" or name not in envelope.RESERVED}
+        if self.indexer:
+            metadata["idx"] = idx
+        return envelope.seal(metadata, payload, keys=self._keys, context=self.context)
 
     def open(self, document: Document) -> Model:
         """Verify, decrypt, validate. From bytes or a `RawBSONDocument` the guarantee is on every byte, from a dict on values.
@@ -80,23 +151,80 @@ class DocumentCodec(Generic[Model]):
         """Verify and decrypt, but do not validate: plain values by field name. The way out of a `PayloadError`."""
         return self.open_raw_bson(_as_bson(document))[2]
 
-    def open_raw_bson(self, raw: bytes) -> tuple[Any, bytes, dict[str, Any]]:
-        """The verified ``_id`` and ``hmac``, and the content as `open_raw` gives it, from BSON."""
+    def metadata_bson(self, raw: bytes) -> tuple[Any, dict[str, Any]]:
+        """The verified ``_id``, and what stands in the clear by field name and in the fields' types. Nothing is decrypted."""
         try:
-            document, payload = envelope.open(raw, keys=self._keys, context=self.context)
-            return document["_id"], document["hmac"], self.schema.raw(document, payload)
+            document = envelope.verify(raw, keys=self._keys, context=self.context)
         except (EnvelopeError, KeyUnavailableError) as error:
             error.about(document_id=envelope.identify(raw))
+            raise
+        fields = {field.name: document[field.stored] for field in self.schema.stored if field.stored in document}
+        return document["_id"], {name: from_stored(self.schema, name, value) for name, value in fields.items()}
+
+    def open_raw_bson(self, raw: bytes) -> tuple[Any, bytes, dict[str, Any]]:
+        """The verified ``_id`` and ``hmac``, and the content as `open_raw` gives it, from BSON."""
+        document, payload = self._opened(raw)
+        try:
+            return document["_id"], document["hmac"], self.schema.raw(document, payload)
+        except EnvelopeError as error:
+            error.about(document_id=document["_id"])
             raise
 
     def open_bson(self, raw: bytes) -> tuple[Any, bytes, Model]:
         """The verified ``_id`` and ``hmac``, and the model, from BSON. The short way where that will do: see `fast`."""
+        if self._verify_on_load:
+            return self.verify_bson(raw)
         return self._fast.open(raw) or self._open_plainly(raw)
 
-    def _open_plainly(self, raw: bytes) -> tuple[Any, bytes, Model]:
+    def verify(self, document: Document) -> Model:
+        """Open, and compute again from the decrypted values what stands in the clear for their sake: index values and projections.
+
+        Raise what `open` raises, and `IntegrityError`, which names the field, if one does not agree: then a holder of the key wrote
+        it, or the function of a normaliser has changed without its id, or the document was sealed before the model had the index.
+        """
+        return self.verify_bson(_as_bson(document))[2]
+
+    def verify_bson(self, raw: bytes) -> tuple[Any, bytes, Model]:
+        """The verified ``_id`` and ``hmac``, and the model, from BSON, all of it checked as by `verify`."""
+        document, model = self._joined(raw)
         try:
-            document, payload = envelope.open(raw, keys=self._keys, context=self.context)
-            return document["_id"], document["hmac"], self.schema.join(document, payload)
+            self._verify(document, model)
+        except (EnvelopeError, KeyUnavailableError) as error:
+            error.about(document_id=document["_id"])
+            raise
+        return document["_id"], document["hmac"], model
+
+    def _verify(self, document: Mapping[str, Any], model: Model) -> None:
+        stored = document.get("idx", {})
+        if self.indexer:
+            kids = stored.get("kid", self._keys.written_index_keys)
+            try:
+                expected = self.indexer.of(model.__dict__, [kids] if isinstance(kids, str) else kids)
+            except ValueError:  # what the normaliser took when it was saved, it refuses now
+                expected = {}
+            if differing := sorted(name for name in self.schema.blind_names if expected.get(name) != stored.get(name)):
+                raise IntegrityError(
+                    f"the values of the blind index {' and '.join(differing)} do not agree with the decrypted field: reindex() "
+                    "writes them anew"
+                )
+        if differing := self.schema.disagreeing(document, model):
+            raise IntegrityError(f"{differing[0]}: what stands in the clear does not agree with the exact value in the payload")
+
+    def _open_plainly(self, raw: bytes) -> tuple[Any, bytes, Model]:
+        document, model = self._joined(raw)
+        return document["_id"], document["hmac"], model
+
+    def _joined(self, raw: bytes) -> tuple[dict[str, Any], Model]:
+        document, payload = self._opened(raw)
+        try:
+            return document, self.schema.join(document, payload)
+        except EnvelopeError as error:
+            error.about(document_id=document["_id"])
+            raise
+
+    def _opened(self, raw: bytes) -> envelope.Opened:
+        try:
+            return envelope.open(raw, keys=self._keys, context=self.context)
         except (EnvelopeError, KeyUnavailableError) as error:
             error.about(document_id=envelope.identify(raw))
             raise

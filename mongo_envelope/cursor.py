@@ -10,23 +10,23 @@ import itertools
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, Generic, Self, TypeVar
 
-from pydantic import BaseModel
 from pymongo.errors import InvalidOperation
 
 from .bridge import drive
 from .errors import QueryError
-from .flows import END, Flows, Found, SortKey
+from .flows import END, SortKey
 from .query import compile_sort
+from .reading import Found, Reading
 
 __all__ = ["AsyncCursor", "Cursor"]
 
-Model = TypeVar("Model", bound=BaseModel)
+Model = TypeVar("Model")  # or a `Metadata`
 
 
 class _Cursor(Generic[Model]):
     """`sort`, `skip` and `limit` before the first document; then pymongo raises ``InvalidOperation``."""
 
-    def __init__(self, flows: Flows[Model], found: Found) -> None:
+    def __init__(self, flows: Reading[Any], found: Found) -> None:
         self._flows = flows
         self._found = found
         self._cursor: Any = found.cursor
@@ -38,17 +38,31 @@ class _Cursor(Generic[Model]):
 
     def skip(self, count: int) -> Self:
         """Leave out the first ``count`` documents."""
-        self._cursor.skip(count)
+        if self._found.sift is None:
+            self._cursor.skip(count)
+        else:
+            self._begin(count)
+            self._found.skip = count
         return self
 
     def limit(self, count: int) -> Self:
         """Give at most ``count`` documents; 0 is no limit. A document that is skipped as invalid counts."""
-        self._cursor.limit(count)
+        if self._found.sift is None:
+            self._cursor.limit(count)
+        else:
+            self._begin(count)
+            self._found.limit = abs(count)
         return self
+
+    def _begin(self, count: int) -> None:
+        """What pymongo checks, of a cursor whose documents are counted here, because they are sifted."""
+        self._cursor.clone().skip(abs(count))
+        if self._cursor.retrieved or not self._cursor.alive:
+            raise InvalidOperation("cannot set options after executing query")
 
     def _ask_for_one(self) -> None:
         """One document is enough, unless it may have to be skipped, or the loop has begun."""
-        if self._found.on_invalid == "raise":
+        if self._found.on_invalid == "raise" and self._found.sift is None:
             with contextlib.suppress(InvalidOperation):
                 self._cursor.limit(-1)  # one, and the cursor on the server is closed with it
 

@@ -15,7 +15,7 @@ import contextlib
 import hmac
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 import bson
@@ -28,7 +28,19 @@ from . import primitives
 from .errors import IntegrityError, MalformedEnvelopeError, UnsupportedVersionError
 from .keys import KeyRing, is_kid
 
-__all__ = ["CODEC_OPTIONS", "RESERVED", "Opened", "as_stored", "encode_document", "encodes", "identify", "open", "seal", "tag_of"]
+__all__ = [
+    "CODEC_OPTIONS",
+    "RESERVED",
+    "Opened",
+    "as_stored",
+    "encode_document",
+    "encodes",
+    "identify",
+    "open",
+    "seal",
+    "tag_of",
+    "verify",
+]
 
 #: The names that a metadata field cannot have.
 RESERVED: Final = frozenset({"_id", "idx", "v", "kid", "iv", "data", "hmac"})
@@ -89,6 +101,17 @@ def open(raw: bytes, *, keys: KeyRing, context: str) -> Opened:
 
     Raise `MalformedEnvelopeError`, `UnsupportedVersionError`, `UnknownKeyError` or `IntegrityError`, in this order of steps.
     """
+    document, kid = _verified(raw, keys, context)
+    return Opened(document, keys.working_keys(kid, context).cipher.decrypt(document["iv"], document["data"]))
+
+
+def verify(raw: bytes, *, keys: KeyRing, context: str) -> dict[str, Any]:
+    """`open` but for its last step: nothing is decrypted, and no key but the one that authenticates is derived."""
+    return _verified(raw, keys, context)[0]
+
+
+def _verified(raw: bytes, keys: KeyRing, context: str) -> tuple[dict[str, Any], str]:
+    """The steps up to decryption: the document, and the id of its key."""
     # 1. The frame: lengths, no name twice, whole elements moved if out of order, and then an hmac element at the end.
     raw, elements = _arrange(raw)
     # 2. The version.
@@ -96,22 +119,22 @@ def open(raw: bytes, *, keys: KeyRing, context: str) -> Opened:
         raise UnsupportedVersionError("not a sealed document of version 1, the only one that this package reads")
     # 3. The key, by its id.
     kid = _kid(_element(raw, elements, b"kid"))
-    working = keys.working_keys(kid, context)
+    authenticator = keys.authenticator(kid, context)
     # 4. The tag, in constant time. Before this line nothing is decoded, after it nothing is doubted.
     #    The right tag of a wrong document is a forgery: it gets no name, by which a traceback could show it.
-    if not hmac.compare_digest(working.authenticator.tag(raw[4:-_TRAILER_BYTES]), raw[-primitives.TAG_BYTES - 1 : -1]):
+    if not hmac.compare_digest(authenticator.tag(raw[4:-_TRAILER_BYTES]), raw[-primitives.TAG_BYTES - 1 : -1]):
         raise IntegrityError(
             "the document does not match its authentication tag: it was edited, put together from others, or sealed "
             "under another context or another key of the same id"
         )
-    # 5. Decode, check the envelope's own types, decrypt.
+    # 5. Decode, check the envelope's own types.
     document = _decode(raw)
     iv, data = document.get("iv"), document.get("data")
     if type(iv) is not bytes or len(iv) != primitives.IV_BYTES or type(data) is not bytes or "_id" not in document:
         raise MalformedEnvelopeError("_id, iv or data is not what format v1 prescribes")  # a bson.Binary is of another subtype
     if b"idx" in elements:
         _check_idx(_element(raw, elements, b"idx")[1:], document["idx"])
-    return Opened(document, working.cipher.decrypt(iv, data))
+    return document, kid
 
 
 _OWN: Final = RESERVED - {"_id", "idx"}
@@ -130,7 +153,7 @@ def _check_metadata(metadata: Mapping[str, Any]) -> None:
     if len(metadata) > MAX_ELEMENTS - len(_OWN):
         raise MalformedEnvelopeError(f"a document has at most {MAX_ELEMENTS} fields")
     if "idx" in metadata and not _is_idx(metadata["idx"]):
-        raise MalformedEnvelopeError("idx is {kid, index name: bytes or a list of them}")
+        raise MalformedEnvelopeError("idx is {kid or a list of kids, index name: bytes or a list of them}")
 
 
 def _position(name: bytes) -> tuple[bool, bool, bytes]:
@@ -167,6 +190,7 @@ _COUNTED: Final = {
     0x0F: (0, 14),  # code with scope
 }
 _REGEX: Final = 0x0B
+_ARRAY: Final = 0x04
 
 _Span = tuple[int, int, int]  # the element begins, its value begins, it ends
 
@@ -265,7 +289,12 @@ def _kid(element: bytes) -> str:
 
 def _is_idx(idx: object) -> bool:
     """``{kid, <index name>: binary of subtype 0, or an array of them}``, as Python values: only subtype 0 is plain `bytes`."""
-    if not isinstance(idx, dict) or not is_kid(idx.get("kid")):
+    if not isinstance(idx, dict):
+        return False
+    kids = idx.get("kid")
+    if type(kids) is not list:
+        kids = [kids]
+    if not kids or not all(type(each) is str and is_kid(each) for each in kids) or len(set(kids)) != len(kids):
         return False
     values = [value for name, value in idx.items() if name != "kid"]
     return all(type(each) is bytes for value in values for each in (value if type(value) is list else [value]))
@@ -275,7 +304,22 @@ def _check_idx(raw: bytes, idx: object) -> None:
     """Step 5.1 for ``idx``, decoded. ``raw`` shows what decoding hides: a name twice, a symbol in place of a string."""
     if not _is_idx(idx):
         raise MalformedEnvelopeError("idx is not the document that format v1 prescribes")
-    _kid(_element(raw, _walk(raw, {}), b"kid"))
+    kids = _element(raw, _walk(raw, {}), b"kid")
+    if kids[0] != _ARRAY:
+        _kid(kids)
+        return
+    for kind, value in _items(kids[1:]):
+        _kid(bytes([kind]) + value)
+
+
+def _items(raw: bytes) -> Iterator[tuple[int, bytes]]:
+    """The types and values of an array's elements, whatever their names. `bson.decode` has taken it, so it is well-formed."""
+    start = 4
+    while start < len(raw) - 1:
+        value = raw.index(b"\x00", start + 1) + 1
+        end = value + 4 + _INT32.unpack_from(raw, value)[0]
+        yield raw[start], raw[value:end]
+        start = end
 
 
 def encode_document(document: Mapping[str, Any]) -> bytes:

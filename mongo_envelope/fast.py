@@ -23,7 +23,7 @@ from pydantic import BaseModel
 
 from . import envelope
 from .errors import EnvelopeError, KeyUnavailableError
-from .keys import KeyRing
+from .keys import KeyRing, is_kid
 from .lossless.reading import LOAD
 from .schema import Schema
 
@@ -32,6 +32,7 @@ __all__ = ["FastReader"]
 Model = TypeVar("Model", bound=BaseModel)
 
 _STRING: Final = 0x02
+_DOCUMENT: Final = 0x03
 _BINARY: Final = 0x05
 _OBJECT_ID: Final = 0x07
 _BOOL: Final = 0x08
@@ -59,7 +60,7 @@ class FastReader(Generic[Model]):
     def __init__(self, schema: Schema[Model], keys: KeyRing, context: str) -> None:
         """Work out in which order the elements of a sealed document stand."""
         stored = {field.stored: field for field in schema.stored if field.stored != "_id"}
-        names = ["_id", *sorted([*stored, "data", "iv", "kid", "v"])]
+        names = ["_id", *sorted([*stored, *(["idx"] if schema.blind else []), "data", "iv", "kid", "v"])]
         place = {name: number for number, name in enumerate(names)}
         self._names = tuple((name.encode() + b"\x00", len(name.encode()) + 2) for name in names)
         self._v, self._kid, self._iv, self._data = (place[name] for name in ("v", "kid", "iv", "data"))
@@ -67,7 +68,8 @@ class FastReader(Generic[Model]):
         self._spliced = tuple(
             (encode_basestring(field.name) + ":", place[field.stored], self._names[place[field.stored]][1]) for field in spliced
         )
-        others = place.keys() - {field.stored for field in spliced} - {"v", "kid", "iv", "data"}
+        self._idx = place.get("idx", 0)
+        others = place.keys() - {field.stored for field in spliced} - {"v", "kid", "iv", "data", "idx"}
         self._others = tuple((place[name], self._names[place[name]][1]) for name in sorted(others))
         self._identity = schema.identity.name
         self._validate = schema._plan._validator.validate_json
@@ -97,6 +99,8 @@ class FastReader(Generic[Model]):
                         at += 4 + counted
                     elif kind == _BINARY and counted >= 0:
                         at += 5 + counted
+                    elif kind == _DOCUMENT and counted >= 5 and name == b"idx\x00":
+                        at += counted
                     else:
                         return None
                 starts.append(at)
@@ -114,6 +118,9 @@ class FastReader(Generic[Model]):
                 at = starts[number]
                 if not _is_valid(raw, raw[at], at + width, starts[number + 1]):
                     return None
+            idx = self._idx
+            if idx and not _is_plain_idx(raw, starts[idx] + 9, starts[idx + 1] - 1):
+                return None
             iv, data = starts[self._iv], starts[self._data]
             kind = raw[4]
             if not raw.startswith(_IV, iv) or raw[data] != _BINARY or raw[data + 10] or kind not in _IDENTITIES:
@@ -173,6 +180,26 @@ class FastReader(Generic[Model]):
         if kind == _OBJECT_ID:
             return held if type(held) is ObjectId and held.binary == value else ObjectId(value)
         return held if type(held) is UUID and held.bytes == value else UUID(bytes=value)
+
+
+def _is_plain_idx(raw: bytes, at: int, end: int) -> bool:
+    """Whether the elements from ``at`` are a kid and values, each once and of the type that `envelope` asks. Arrays: no."""
+    names = set()
+    while at < end:
+        value = raw.index(b"\x00", at + 1, end) + 1
+        name, counted = raw[at + 1 : value - 1], _length(raw, value)[0]
+        kind, at = raw[at], value + 4 + counted
+        if name == b"kid":
+            if kind != _STRING or at > end or raw[at - 1] or not is_kid(raw[value + 4 : at - 1].decode()):
+                return False
+        else:
+            at += 1
+            if kind != _BINARY or counted < 0 or raw[value + 4] or not name.isascii():
+                return False
+        if name in names:
+            return False
+        names.add(name)
+    return at == end and b"kid" in names and raw[end] == 0
 
 
 def _is_valid(raw: bytes, kind: int, at: int, end: int) -> bool:

@@ -1,8 +1,11 @@
-"""Data keys and the ring that holds them: looked up by id, never tried in turn.
+"""Data keys, index keys and the ring that holds them: looked up by id, never tried in turn.
 
 A `DataKey` is 32 random bytes under a name, its ``kid``. A `KeyRing` holds several, one of which is *primary*: the one
 that seals. All of them open. `envelope` asks the ring for working keys; nobody else sees material. The purposes and
 their labels are in `primitives`.
+
+An `IndexKey` is the same for blind index values, a key of its own because it is replaced at another time. Of those in a ring one is
+*searched* by, and values are *written* under one or more; docs/querying.md says how one takes the place of another.
 
 Python cannot erase memory. What can be done is done: a repr shows no material, and a ring refuses pickle and copy, so
 that a key does not wander into a cache, a queue or a crash report.
@@ -19,19 +22,18 @@ import re
 import secrets
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self, TypeVar
 
 from . import primitives
 from .errors import ConfigurationError, UnknownKeyError, shortened
 
-__all__ = ["DataKey", "KeyRing", "WorkingKeys", "check_context"]
+__all__ = ["DataKey", "IndexKey", "KeyRing", "WorkingKeys", "check_context"]
 
 _KID: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)
 _CHECK_BYTES: Final = 8
-_FILE_VERSION: Final = 1
 
 
 def is_kid(text: object) -> bool:
@@ -57,16 +59,16 @@ class WorkingKeys(primitives.NeverLeaves):
 
     __slots__ = ("authenticator", "cipher")
 
-    def __init__(self, encrypt: bytes, authenticate: bytes) -> None:
-        """Take the two keys, 32 bytes each; `DataKey.working_keys` derives them."""
+    def __init__(self, encrypt: bytes, authenticator: primitives.Authenticator) -> None:
+        """Take what `DataKey` derives: a key of 32 bytes, and what tags under the other one."""
         self.cipher: Final = primitives.StreamCipher(encrypt)
-        self.authenticator: Final = primitives.Authenticator(authenticate)
+        self.authenticator: Final = authenticator
 
     def __repr__(self) -> str:
         return "WorkingKeys(…)"
 
 
-class DataKey(primitives.NeverLeaves):
+class _Key(primitives.NeverLeaves):
     """32 bytes under a name. Its ``check`` value proves, without giving anything away, that it is the key that was meant."""
 
     __slots__ = ("_material", "check", "created", "kid")
@@ -76,7 +78,7 @@ class DataKey(primitives.NeverLeaves):
         if not is_kid(kid):
             raise ConfigurationError("a key id is 1 to 64 of the characters A-Z a-z 0-9 _ . -")
         if not isinstance(material, bytes) or len(material) != primitives.KEY_BYTES:
-            raise ConfigurationError(f"key {kid!r}: a data key has {primitives.KEY_BYTES} bytes")
+            raise ConfigurationError(f"key {kid!r}: a key has {primitives.KEY_BYTES} bytes")
         self.kid: Final = kid
         self._material: Final = material
         self.created: Final = created
@@ -88,55 +90,89 @@ class DataKey(primitives.NeverLeaves):
             )
 
     @classmethod
-    def generate(cls, kid: str | None = None) -> DataKey:
+    def generate(cls, kid: str | None = None) -> Self:
         """A new key from the operating system's generator; without ``kid``, under a random id of 16 hex digits."""
         created = datetime.now(UTC).replace(microsecond=0)
         return cls(kid or secrets.token_hex(8), secrets.token_bytes(primitives.KEY_BYTES), created=created)
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.kid!r})"
+
+
+class DataKey(_Key):
+    """32 bytes under a name, for sealing and opening documents."""
+
+    __slots__ = ()
+
     def working_keys(self, context: str) -> WorkingKeys:
         """The keys of this data key for documents in one context. Raise `ConfigurationError` for what cannot be a context."""
-        context = check_context(context)
-        encrypt = primitives.derive(primitives.derive(self._material, "encrypt"), "encrypt", context)
-        authenticate = primitives.derive(primitives.derive(self._material, "authenticate"), "authenticate", context)
-        return WorkingKeys(encrypt, authenticate)
+        encrypt = primitives.derive(primitives.derive(self._material, "encrypt"), "encrypt", check_context(context))
+        return WorkingKeys(encrypt, self.authenticator(context))
 
-    def __repr__(self) -> str:
-        return f"DataKey({self.kid!r})"
+    def authenticator(self, context: str) -> primitives.Authenticator:
+        """What tags the documents in one context, and verifies their tags."""
+        authenticate = primitives.derive(primitives.derive(self._material, "authenticate"), "authenticate", check_context(context))
+        return primitives.Authenticator(authenticate)
+
+
+class IndexKey(_Key):
+    """32 bytes under a name, for the values of blind indexes."""
+
+    __slots__ = ()
+
+    def authenticator(self, context: str, index: str, normalizer: str) -> primitives.Authenticator:
+        """What makes the values of one index in one context (spec 3.7)."""
+        working = primitives.derive(primitives.derive(self._material, "index"), "index", check_context(context))
+        return primitives.Authenticator(primitives.derive(working, "index", context, index, normalizer))
 
 
 class KeyRing(primitives.NeverLeaves):
-    """Data keys by id. The primary one seals; all of them open.
+    """Data keys by id, of which the primary one seals and all open; and index keys, if there are blind indexes.
 
     ``KeyRing.from_file("keys.json", create=True)`` for a first service, `from_env` for a container, ``generate()`` for
     a test. A ring does not change: adding a key makes another ring.
     """
 
-    __slots__ = ("_keys", "_primary", "_working")
+    __slots__ = ("_authenticators", "_index_keys", "_keys", "_primary", "_search_by", "_working", "_written")
 
-    def __init__(self, keys: Iterable[DataKey], *, primary: str | None = None) -> None:
+    def __init__(
+        self,
+        keys: Iterable[DataKey],
+        *,
+        primary: str | None = None,
+        index_keys: Iterable[IndexKey] = (),
+        search_by: str | None = None,
+        written: Iterable[str] | None = None,
+    ) -> None:
         """Hold ``keys``; ``primary`` is the id of the one that seals (default: the first).
 
-        Raise `ConfigurationError` for no key, an id twice, or a primary that is not among them.
+        ``index_keys``: those of blind indexes. ``search_by``: the id of the one that searches go by (default: the first);
+        ``written``: the ids of those under which values are written (default: all).
+
+        Raise `ConfigurationError` for no data key, an id twice, or a role of a key that is not among them.
         """
-        self._keys: dict[str, DataKey] = {}
-        for key in keys:
-            if not isinstance(key, DataKey):
-                raise ConfigurationError("a KeyRing holds DataKey objects: DataKey.generate(), or DataKey(kid, 32 bytes)")
-            if key.kid in self._keys:
-                raise ConfigurationError(f"the key id {key.kid!r} occurs twice: an id names one key, for ever")
-            self._keys[key.kid] = key
+        self._keys = _by_id(keys, DataKey)
+        self._index_keys = _by_id(index_keys, IndexKey)
         if not self._keys:
             raise ConfigurationError("a KeyRing needs at least one key: KeyRing.generate() makes one")
-        self._primary = next(iter(self._keys)) if primary is None else primary
-        if not is_kid(self._primary) or self._primary not in self._keys:
-            which = shortened(primary) if is_kid(primary) else "(not even a key id)"
-            raise ConfigurationError(f"the primary key {which} is not in the ring")
+        if twice := self._keys.keys() & self._index_keys.keys():
+            raise ConfigurationError(f"the key id {min(twice)!r} occurs twice: an id names one key, for ever")
+        self._primary = _chosen(primary, self._keys, "primary key")
+        self._search_by = _chosen(search_by, self._index_keys, "index key to search by") if self._index_keys else None
+        self._written = tuple(self._index_keys if written is None else written)
+        for kid in self._written:
+            _chosen(kid, self._index_keys, "index key to write values under")
+        if len(set(self._written)) != len(self._written):
+            raise ConfigurationError("written: an index key is named twice")
+        if self._index_keys and self._search_by not in self._written:
+            raise ConfigurationError("values must be written under the index key that searches go by: otherwise nothing is found")
         self._working: dict[tuple[str, str], WorkingKeys] = {}
+        self._authenticators: dict[tuple[str, str], primitives.Authenticator] = {}
 
     @classmethod
     def generate(cls) -> KeyRing:
-        """A ring of one new random key, kept nowhere: for tests, and to be lost with the process."""
-        return cls([DataKey.generate()])
+        """A ring of one new data key and one new index key, kept nowhere: for tests, and to be lost with the process."""
+        return cls([DataKey.generate()], index_keys=[IndexKey.generate()])
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str], *, create: bool = False) -> KeyRing:
@@ -183,29 +219,105 @@ class KeyRing(primitives.NeverLeaves):
 
     def with_key(self, key: DataKey, *, primary: bool = True) -> KeyRing:
         """Another ring that holds this key too and, unless told otherwise, seals with it."""
-        return KeyRing([*self._keys.values(), key], primary=key.kid if primary else self._primary)
+        return self._but(keys=[*self._keys.values(), key], primary=getattr(key, "kid", None) if primary else self._primary)
 
     def with_primary(self, kid: str) -> KeyRing:
         """Another ring of the same keys that seals with this one. Raise `ConfigurationError` if it is not in the ring."""
-        return KeyRing(self._keys.values(), primary=kid)
+        return self._but(primary=kid)
+
+    def with_index_key(self, key: IndexKey) -> KeyRing:
+        """Another ring that writes index values under this key too. The first index key is also the one that searches go by."""
+        if not isinstance(key, IndexKey):
+            raise ConfigurationError("with_index_key takes an IndexKey: IndexKey.generate()")
+        written = (*self._written, key.kid)
+        return self._but(index_keys=[*self._index_keys.values(), key], search_by=self._search_by or key.kid, written=written)
+
+    def searching_by(self, kid: str) -> KeyRing:
+        """Another ring that searches by the values under this index key, and writes under the same ones as before.
+
+        `Repository.search_by` gives it once every document of a collection has these values; before that, searches would miss some.
+        """
+        return self._but(search_by=kid)
+
+    def writing_only(self, kid: str) -> KeyRing:
+        """Another ring that writes index values under this key alone. It must be the one that searches go by, in every process."""
+        return self._but(written=(kid,))
+
+    def without_index_key(self, kid: str) -> KeyRing:
+        """Another ring without this index key. `Repository.retire_index_key` gives it once no document has values under it.
+
+        Raise `ConfigurationError` if values are still written under it.
+        """
+        _chosen(kid, self._index_keys, "index key")
+        if kid in self._written:
+            raise ConfigurationError(
+                f"values are still written under the index key {kid}: writing_only(…) of another one comes first"
+            )
+        return self._but(index_keys=[key for key in self._index_keys.values() if key.kid != kid])
+
+    def _but(self, **changes: Any) -> KeyRing:
+        same: dict[str, Any] = {
+            "keys": self._keys.values(),
+            "primary": self._primary,
+            "index_keys": self._index_keys.values(),
+            "search_by": self._search_by,
+            "written": self._written,
+        }
+        return KeyRing(**(same | changes))
 
     @property
     def primary(self) -> str:
         """The id of the key that seals."""
         return self._primary
 
+    @property
+    def search_key(self) -> str | None:
+        """The id of the index key that searches go by; None if there is no index key."""
+        return self._search_by
+
+    @property
+    def index_keys(self) -> tuple[str, ...]:
+        """The ids of all index keys."""
+        return tuple(self._index_keys)
+
+    @property
+    def written_index_keys(self) -> tuple[str, ...]:
+        """The ids of the index keys under which values are written, in bytewise order, as they stand in ``idx.kid``."""
+        return tuple(sorted(self._written))
+
+    def index_key(self, kid: str) -> IndexKey:
+        """One index key. Raise `UnknownKeyError` if the ring does not hold it."""
+        if kid not in self._index_keys:
+            raise UnknownKeyError(
+                "index values under a key that is not in this ring; idx.kid says which. Load the key file that was in use then"
+            )
+        return self._index_keys[kid]
+
     def working_keys(self, kid: str, context: str) -> WorkingKeys:
         """The working keys of one data key in one context. Raise `UnknownKeyError` if the ring does not hold it."""
         cached = self._working.get((kid, context))
         if cached is not None:
             return cached
+        return self._working.setdefault((kid, context), self._data_key(kid).working_keys(context))
+
+    def authenticator(self, kid: str, context: str) -> primitives.Authenticator:
+        """What verifies the documents of one data key in one context, and can do no more. Raise `UnknownKeyError`."""
+        whole = self._working.get((kid, context))
+        if whole is not None:
+            return whole.authenticator
+        cached = self._authenticators.get((kid, context))
+        if cached is not None:
+            return cached
+        return self._authenticators.setdefault((kid, context), self._data_key(kid).authenticator(context))
+
+    def _data_key(self, kid: str) -> DataKey:
         key = self._keys.get(kid)
         if key is None:
             raise UnknownKeyError(
                 f"sealed under a key that is not in this ring, which holds {', '.join(self._keys)}; its kid says which. "
                 "Load the key file that was in use then"
             )
-        return self._working.setdefault((kid, context), key.working_keys(context))
+        return key
 
     def __contains__(self, kid: object) -> bool:
         return kid in self._keys
@@ -218,19 +330,52 @@ class KeyRing(primitives.NeverLeaves):
         return len(self._keys)
 
     def __repr__(self) -> str:
-        return f"KeyRing({', '.join(self._keys)}; primary {self._primary})"
+        index = f"; index keys {', '.join(self._index_keys)}; searching by {self._search_by}" if self._index_keys else ""
+        return f"KeyRing({', '.join(self._keys)}; primary {self._primary}{index})"
 
     def _as_json(self) -> bytes:
-        keys = [
-            {
-                "kid": key.kid,
-                "material": base64.b64encode(key._material).decode(),
-                "check": key.check.hex(),
-                "created": key.created and key.created.isoformat(),
+        content = {"version": 1, "primary": self._primary, "keys": list(map(_entry, self._keys.values()))}
+        if self._index_keys:
+            content |= {
+                "version": 2,
+                "index_keys": list(map(_entry, self._index_keys.values())),
+                "search_by": self._search_by,
+                "written": self._written,
             }
-            for key in self._keys.values()
-        ]
-        return json.dumps({"version": _FILE_VERSION, "primary": self._primary, "keys": keys}, indent=1).encode() + b"\n"
+        return json.dumps(content, indent=1).encode() + b"\n"
+
+
+Key = TypeVar("Key", bound=_Key)
+
+
+def _by_id(keys: Iterable[Key], kind: type[Key]) -> dict[str, Key]:
+    found: dict[str, Key] = {}
+    for key in keys:
+        if not isinstance(key, kind):
+            name = kind.__name__
+            raise ConfigurationError(f"a KeyRing holds {name} objects here: {name}.generate(), or {name}(kid, 32 bytes)")
+        if key.kid in found:
+            raise ConfigurationError(f"the key id {key.kid!r} occurs twice: an id names one key, for ever")
+        found[key.kid] = key
+    return found
+
+
+def _chosen(kid: str | None, keys: Mapping[str, Any], what: str) -> str:
+    """The id, or that of the first key; `ConfigurationError` if there is none of this id."""
+    chosen = next(iter(keys), "") if kid is None else kid
+    if not is_kid(chosen) or chosen not in keys:
+        which = shortened(kid) if is_kid(kid) else "(not even a key id)"
+        raise ConfigurationError(f"the {what} {which} is not in the ring")
+    return chosen
+
+
+def _entry(key: _Key) -> dict[str, Any]:
+    return {
+        "kid": key.kid,
+        "material": base64.b64encode(key._material).decode(),
+        "check": key.check.hex(),
+        "created": key.created and key.created.isoformat(),
+    }
 
 
 def _parsed(content: bytes) -> KeyRing | str:
@@ -241,11 +386,21 @@ def _parsed(content: bytes) -> KeyRing | str:
     """
     try:
         ring = json.loads(content)
-        if type(ring["version"]) is int and ring["version"] != _FILE_VERSION:
-            return f"has version {ring['version']}, and this package reads version {_FILE_VERSION}"
-        if ring.keys() != {"version", "primary", "keys"} or type(ring["version"]) is not int or type(ring["primary"]) is not str:
+        version = ring["version"]
+        if type(version) is not int:
             return _DAMAGED
-        return KeyRing([_key(entry) for entry in ring["keys"]], primary=ring["primary"])
+        if version not in _FIELDS:
+            return f"has version {version}, and this package reads versions {' and '.join(map(str, _FIELDS))}"
+        if ring.keys() != _FIELDS[version] or type(ring["primary"]) is not str:
+            return _DAMAGED
+        keys = [_key(DataKey, entry) for entry in ring["keys"]]
+        if version == 1:
+            return KeyRing(keys, primary=ring["primary"])
+        index_keys = [_key(IndexKey, entry) for entry in ring["index_keys"]]
+        roles = [ring["search_by"], *ring["written"]]
+        if not index_keys or not all(type(each) is str for each in roles):
+            return _DAMAGED
+        return KeyRing(keys, primary=ring["primary"], index_keys=index_keys, search_by=roles[0], written=roles[1:])
     except ConfigurationError as error:
         return f"does not fit: {error}"
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -255,13 +410,20 @@ def _parsed(content: bytes) -> KeyRing | str:
 _DAMAGED: Final = "is not a key file, or is damaged. Restore it from its backup; do not make a new one over it"
 
 
-def _key(entry: dict[str, Any]) -> DataKey:
+#: version of a key file → the names in it. A ring without index keys is written as version 1, which earlier releases read.
+_FIELDS: Final = {
+    1: {"version", "primary", "keys"},
+    2: {"version", "primary", "keys", "index_keys", "search_by", "written"},
+}
+
+
+def _key(kind: type[Key], entry: dict[str, Any]) -> Key:
     """One key of a file. An entry that says more than this version knows may say that the key must not be used: `ValueError`."""
     if entry.keys() != {"kid", "material", "check", "created"}:
         raise ValueError
     created = entry["created"] and datetime.fromisoformat(entry["created"])
     material = base64.b64decode(entry["material"], validate=True)
-    return DataKey(entry["kid"], material, created=created, check=bytes.fromhex(entry["check"]))
+    return kind(entry["kid"], material, created=created, check=bytes.fromhex(entry["check"]))
 
 
 def _ring_or_error(ring: KeyRing | str, what: str) -> KeyRing:

@@ -6,6 +6,7 @@ a document, a key ring or MongoDB is. Used by `keys`, which lends both to `envel
     pack(p…)  = for each part: its length as uint32 big-endian, then its bytes        injective, so no two lists meet
     K_purpose = HKDF-SHA-256(key,       salt = empty, info = pack("mongo_envelope/v1", purpose))
     K_working = HKDF-SHA-256(K_purpose, salt = empty, info = pack("mongo_envelope/v1", purpose, context))
+    K_i       = HKDF-SHA-256(K_working, salt = empty, info = pack("mongo_envelope/v1", "index", context, name, normaliser id))
 
 Sources: HKDF RFC 5869, HMAC RFC 2104 and FIPS 198-1, CTR mode NIST SP 800-38A section 6.5.
 """
@@ -52,7 +53,8 @@ Purpose = Literal[
 ]
 PURPOSES: Final[frozenset[str]] = frozenset(Purpose.__args__)  # type: ignore[attr-defined]  # typing.Literal's documented runtime form
 
-_WITHOUT_CONTEXT: Final = frozenset({"fingerprint", "check"})
+#: purpose → how many parts follow it in the steps of its derivation: none, a context, a context and an index
+_PARTS: Final = dict.fromkeys(PURPOSES, (0, 1)) | {"fingerprint": (0,), "check": (0,), "index": (0, 1, 3)}
 
 
 def pack(*parts: bytes) -> bytes:
@@ -60,14 +62,15 @@ def pack(*parts: bytes) -> bytes:
     return b"".join(len(part).to_bytes(4, "big") + part for part in parts)
 
 
-def derive(key: bytes, purpose: Purpose, context: str | None = None) -> bytes:
+def derive(key: bytes, purpose: Purpose, *parts: str) -> bytes:
     """The 32-byte key for one purpose or, with a context, the working key for one purpose in one context.
 
-    With ``context``, ``key`` is a purpose key, as derived by a first call without (RFC 5869, salt empty).
+    With a context, ``key`` is a purpose key, as derived by a first call without; with a context, the name of a blind index and the
+    id of its normaliser, it is the working key of the purpose ``index`` (RFC 5869, salt empty).
     """
-    if purpose not in PURPOSES or (context is not None and purpose in _WITHOUT_CONTEXT) or len(key) != KEY_BYTES:
+    if purpose not in PURPOSES or len(parts) not in _PARTS[purpose] or len(key) != KEY_BYTES:
         raise ValueError("not a purpose of format v1, one that has no context, or a key that is not 32 bytes")
-    info = pack(_LABEL, purpose.encode()) if context is None else pack(_LABEL, purpose.encode(), context.encode())
+    info = pack(_LABEL, purpose.encode(), *(part.encode() for part in parts))
     return HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=None, info=info).derive(key)
 
 

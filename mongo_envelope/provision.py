@@ -6,12 +6,15 @@
    compare-and-set on its tag replaces it once. A server that only resembles MongoDB is found out here, and not by a customer.
 3. The newest document is sealed under a key of this ring: two processes with two key files each would write what the other one
    cannot open, and find out late.
-4. The indexes of ``Queryable(index=True)`` are there.
+4. The indexes are there: those of ``Queryable(index=True)``, those of the blind indexes, and others that were asked for.
+5. The guard is there, by which the server refuses plaintext from other clients (`guard`).
 """
 
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
@@ -23,12 +26,14 @@ from pymongo.collation import Collation
 from pymongo.errors import DuplicateKeyError, OperationFailure
 from pymongo.read_concern import ReadConcern
 
-from . import envelope
+from . import envelope, guard
 from .bridge import settle
 from .errors import ConfigurationError, EnvelopeError, UnknownKeyError
 from .keys import KeyRing
+from .query import compile_sort
+from .schema import Schema
 
-__all__ = ["BYTE_BY_BYTE", "RESERVED_CONTEXTS", "set_up"]
+__all__ = ["BYTE_BY_BYTE", "RESERVED_CONTEXTS", "Index", "missing_indexes", "options_of", "set_up", "wanted_indexes"]
 
 #: Contexts that no repository of a user has.
 RESERVED_CONTEXTS: Final = "mongo_envelope/"
@@ -37,30 +42,124 @@ _PROBE_CONTEXT: Final = RESERVED_CONTEXTS + "probe"
 BYTE_BY_BYTE: Final = Collation("simple")
 
 
-async def set_up(collection: Any, indexes: list[str], *, keys: KeyRing, context: str, session: Any) -> list[str]:
-    """Check the collection and the server, make the indexes that are missing, and give their names. Raise `ConfigurationError`.
+@dataclass(frozen=True, slots=True)
+class Index:
+    """One index of MongoDB's that a collection shall have."""
+
+    keys: tuple[tuple[str, int], ...]
+    unique: bool = False
+
+    @property
+    def name(self) -> str:
+        """As MongoDB names it by default."""
+        return "_".join(f"{name}_{direction}" for name, direction in self.keys)
+
+    @property
+    def model(self) -> IndexModel:
+        """For ``create_indexes``. A unique one is partial: values that are missing are not alike."""
+        if not self.unique:
+            return IndexModel(list(self.keys), collation=BYTE_BY_BYTE)
+        there = {self.keys[0][0]: {"$exists": True}}
+        return IndexModel(list(self.keys), collation=BYTE_BY_BYTE, unique=True, partialFilterExpression=there)
+
+    def is_served_by(self, index: Mapping[str, Any]) -> bool:
+        """Whether an index that is there, made by hand perhaps, does what this one would do."""
+        keys, odd = list(index["key"]), {"partialFilterExpression", "sparse", "collation"}
+        given = {name for name, value in index.items() if value}
+        if self.unique:
+            partial = index.get("partialFilterExpression") in (None, {self.keys[0][0]: {"$exists": True}})
+            return keys == list(self.keys) and "unique" in given and partial and not given & (odd - {"partialFilterExpression"})
+        if given & odd:
+            return False
+        if len(self.keys) == 1:  # it finds every document by its first field, in whichever direction
+            return keys[0][0] == self.keys[0][0] and keys[0][1] in (1, -1)
+        return keys[: len(self.keys)] == list(self.keys)
+
+
+def wanted_indexes(schema: Schema[Any], more: Sequence[Any] = ()) -> list[Index]:
+    """The indexes of a model, and ``more``: each a name or a list of names or of (name, direction) pairs, as for a sort.
+
+    A name in ``more`` may be that of a field with a blind index, but only one in each: MongoDB keeps no index on two arrays, which
+    index values are while an index key is replaced. Raise `ConfigurationError`, and `QueryError` for a name.
+    """
+    wanted = [Index(((name, ASCENDING),)) for name in schema.indexes]
+    wanted += [Index(((f"idx.{each.name}", ASCENDING),), each.unique) for each in schema.blind]
+    if isinstance(more, str | Mapping) or not isinstance(more, Sequence):
+        raise ConfigurationError('indexes= takes several indexes: indexes=[["tenant", "created_at"]]')
+    wanted += [Index(tuple(_keys(schema, each))) for each in more]
+    return list(dict.fromkeys(wanted))
+
+
+def _keys(schema: Schema[Any], given: Any) -> Iterator[tuple[str, int]]:
+    blind = []
+    for pair in [given] if isinstance(given, str) else given.items() if isinstance(given, Mapping) else given:
+        name, direction = (pair, ASCENDING) if isinstance(pair, str) else pair
+        found = [each for each in schema.blind if name in (each.owner.field, each.name)]
+        if found:
+            blind.append(name)
+            yield f"idx.{found[0].name}", direction
+        else:
+            yield from compile_sort(schema, [(name, direction)])
+    if len(blind) > 1:
+        raise ConfigurationError(
+            f"an index on {' and '.join(blind)}: both are arrays while an index key is replaced, and MongoDB keeps no index on two "
+            "arrays. BlindIndex(within=…) makes one value of several fields"
+        )
+
+
+async def set_up(
+    collection: Any,
+    schema: Schema[Any],
+    *,
+    keys: KeyRing,
+    context: str,
+    indexes: Sequence[Any],
+    guarded: bool,
+    dry_run: bool,
+    session: Any,
+) -> list[str]:
+    """Check the collection and the server, make what is missing, and say what that was. Raise `ConfigurationError`.
 
     ``collection``: of either driver, giving `RawBSONDocument`, read from the primary. May be repeated, and run while the service
     works.
     """
-    await _check_kind(collection, session)
-    await _check_server(collection, keys)
+    wanted = wanted_indexes(schema, indexes)
+    options = await options_of(collection, session)
+    _check_kind(collection.name, options)
+    validator = guard.merged((options or {}).get("validator"), guard.validator(schema)) if guarded else None
+    watched = guarded and _is_guarded(collection.name, options, schema)
+    if not dry_run:
+        await _check_server(collection, keys, validator)
     await _check_keys(collection, keys, context, session)
-    return await _make_indexes(collection, indexes, session)
+    made = []
+    if guarded and not watched:
+        made.append("guard")
+        if not dry_run:
+            await _put_up(collection, options, validator, session)
+    missing = [] if options is None and dry_run else await missing_indexes(collection, wanted, session)
+    missing = wanted if options is None and dry_run else missing
+    if not dry_run and missing:
+        await _make(collection, missing, schema, session)
+    return [each.name for each in missing] + made
 
 
-async def _check_kind(collection: Any, session: Any) -> None:
-    """A collection that is not there yet will be an ordinary one."""
+async def options_of(collection: Any, session: Any) -> dict[str, Any] | None:
+    """What the server says of the collection: its options, and its ``type`` among them; None if it is not there yet."""
     command = {"listCollections": 1, "filter": {"name": collection.name}}
     answer = await settle(collection.database.command(command, codec_options=envelope.CODEC_OPTIONS, session=session))
-    name = collection.name
     match answer:  # in which the words are the server's: none of them is repeated
         case {"cursor": {"firstBatch": []}}:
-            return
+            return None
         case {"cursor": {"firstBatch": [{"type": str(kind), "options": dict(options)}]}}:
-            pass
-        case _:
-            raise ConfigurationError(f"{name}: the server does not say what kind of collection it is")
+            return options | {"type": kind}
+    raise ConfigurationError(f"{collection.name}: the server does not say what kind of collection it is")
+
+
+def _check_kind(name: str, options: Mapping[str, Any] | None) -> None:
+    """A collection that is not there yet will be an ordinary one."""
+    if options is None:
+        return
+    kind = options["type"]
     if kind != "collection":
         what = f"a {kind}" if kind in ("view", "timeseries") else "no ordinary collection"
         raise ConfigurationError(f"{name} is {what}: documents cannot be replaced in it. Name the collection behind it")
@@ -72,6 +171,56 @@ async def _check_kind(collection: Any, session: Any) -> None:
             "find(…, collation=…) where it is wanted"
         )
 
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The guard.
+
+
+def _is_guarded(name: str, options: Mapping[str, Any] | None, schema: Schema[Any]) -> bool:
+    """Whether the guard is up.
+
+    Raise `ConfigurationError` where a validator of theirs is no more than a warning: it would become a refusal.
+    """
+    options = options or {}
+    existing = options.get("validator")
+    existing = existing if isinstance(existing, Mapping) else {}
+    strict = options.get("validationLevel", "strict") == "strict" and options.get("validationAction", "error") == "error"
+    if not strict and guard.without(existing) is not None:
+        raise ConfigurationError(
+            f"{name} has a validator of yours that does not refuse all (its validationLevel is not strict, or its validationAction "
+            "not error). With the guard it would: set them with collMod, or setup(guard=False)"
+        )
+    return strict and guard.installed(existing, guard.validator(schema))
+
+
+async def _put_up(collection: Any, options: Mapping[str, Any] | None, validator: Any, session: Any) -> None:
+    strictly = {"validator": validator, "validationLevel": "strict", "validationAction": "error"}
+    command = collection.database.command
+    problem = None
+    try:
+        if options is None:
+            await settle(command({"create": collection.name, **strictly}, session=session))
+        else:
+            await settle(command({"collMod": collection.name, **strictly}, session=session))
+    except OperationFailure as error:  # whose text quotes the validator
+        problem = error.code
+    if problem == _EXISTS:  # somebody was faster
+        await settle(command({"collMod": collection.name, **strictly}, session=session))
+    elif problem is not None:
+        raise ConfigurationError(
+            f"{collection.name}: the server does not take the guard (code {int(problem)}). It takes the privilege collMod, as in "
+            "the role dbAdmin; without the guard: setup(guard=False)"
+        )
+
+
+#: NamespaceExists
+_EXISTS: Final = 48
+#: DocumentValidationFailure
+_REFUSED: Final = 121
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The server.
 
 #: One value of every kind of BSON that metadata can hold, those among them that are easily normalised.
 _EVERY_KIND: Final[dict[str, Any]] = {
@@ -94,7 +243,7 @@ _EVERY_KIND: Final[dict[str, Any]] = {
 }
 
 
-async def _check_server(collection: Any, keys: KeyRing) -> None:
+async def _check_server(collection: Any, keys: KeyRing, validator: Any) -> None:
     """In a collection of its own, which is dropped: nobody who reads the real one meets the probe.
 
     It is read as it was written: a secondary, or the majority, may not have it yet.
@@ -110,7 +259,7 @@ async def _check_server(collection: Any, keys: KeyRing) -> None:
         envelope.seal({"_id": ObjectId("1" * 24), **_EVERY_KIND}, b"{}", keys=keys, context=_PROBE_CONTEXT) for _ in range(2)
     )
     try:
-        problem = await _probe(probe, first, second)
+        problem = await _probe(probe, first, second) or await _probe_guard(probe, validator)
     finally:
         await settle(probe.drop())
     if problem is not None:
@@ -136,47 +285,103 @@ async def _probe(probe: Any, first: bytes, second: bytes) -> str | None:
     return None
 
 
-async def _check_keys(collection: Any, keys: KeyRing, context: str, session: Any) -> None:
-    """What else may be wrong with that document is for those who read it."""
-    newest = await settle(collection.find_one({}, sort=[("$natural", -1)], session=session))
-    if not isinstance(newest, RawBSONDocument):
-        return
-    known = True
+async def _probe_guard(probe: Any, validator: Any) -> str | None:
+    """Whether the server refuses what the guard refuses."""
+    if validator is None:
+        return None
     try:
-        envelope.open(bytes(newest.raw), keys=keys, context=context)
-    except UnknownKeyError:
-        known = False
-    except EnvelopeError:
-        pass
-    if not known:
+        await settle(probe.database.command({"collMod": probe.name, "validator": validator}))
+        await settle(probe.insert_one({"_id": ObjectId("2" * 24), "plaintext": True}))
+    except OperationFailure as error:
+        return (
+            None if error.code != _BAD_COMMAND else "it does not know the validators of the guard. setup(guard=False) does without"
+        )
+    return "it takes what a validator refuses. setup(guard=False) does without the guard"
+
+
+#: CommandNotSupported, which servers say that only resemble MongoDB. A missing privilege is told of when the guard is put up.
+_BAD_COMMAND: Final = 115
+
+
+#: So many documents, the newest ones, are looked at: one alone may be somebody's who wants to stop us.
+_LOOKED_AT: Final = 10
+
+
+async def _check_keys(collection: Any, keys: KeyRing, context: str, session: Any) -> None:
+    """What else may be wrong with these documents is for those who read them, and for `doctor`."""
+    newest = collection.find({}, sort=[("$natural", -1)], limit=_LOOKED_AT, batch_size=_LOOKED_AT, session=session)
+    unknown = False
+    while (document := await _next(newest)) is not None:
+        try:
+            opened = envelope.verify(bytes(document.raw), keys=keys, context=context)
+        except UnknownKeyError:
+            unknown = True
+        except EnvelopeError:
+            pass
+        else:
+            _check_index_key(collection.name, opened, keys)
+            return
+    if unknown:
         raise ConfigurationError(
-            f"the newest document of {collection.name} is sealed under a key that is not in this ring: this process has another "
-            "key file than the one that wrote it"
+            f"the newest documents of {collection.name} are sealed under keys that are not in this ring: this process has another "
+            "key file than the one that wrote them, or somebody else put them there"
         )
 
 
-async def _make_indexes(collection: Any, names: list[str], session: Any) -> list[str]:
-    there = [index for index in (await settle(collection.index_information(session=session))).values() if _serves(index)]
-    covered = {index["key"][0][0] for index in there}
-    missing = [IndexModel([(name, ASCENDING)], collation=BYTE_BY_BYTE) for name in names if name not in covered]
+def _check_index_key(name: str, document: Mapping[str, Any], keys: KeyRing) -> None:
+    kids = document.get("idx", {}).get("kid", keys.search_key)
+    if keys.search_key is not None and keys.search_key not in ([kids] if isinstance(kids, str) else kids):
+        raise ConfigurationError(
+            f"the newest document of {name} has no index values under {keys.search_key}, the index key that this ring searches by: "
+            "it would not be found. reindex() with a ring that still searches by the old one comes first; docs/querying.md has the "
+            "order"
+        )
+
+
+async def _next(cursor: Any) -> RawBSONDocument | None:
     try:
-        return list(await settle(collection.create_indexes(missing, session=session))) if missing else []
+        document = await settle(cursor.next())
+    except (StopIteration, StopAsyncIteration):
+        return None
+    return document if isinstance(document, RawBSONDocument) else None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Indexes.
+
+
+async def missing_indexes(collection: Any, wanted: Sequence[Index], session: Any) -> list[Index]:
+    """Those that no index of the collection does the work of."""
+    there = (await settle(collection.index_information(session=session))).values()
+    return [each for each in wanted if not any(each.is_served_by(index) for index in there)]
+
+
+async def _make(collection: Any, missing: Sequence[Index], schema: Schema[Any], session: Any) -> None:
+    try:
+        await settle(collection.create_indexes([each.model for each in missing], session=session))
     except OperationFailure as error:
-        if error.code not in _INDEX_CONFLICTS:
+        if error.code not in _INDEX_PROBLEMS:
             raise
-    raise ConfigurationError(
-        f"{collection.name}: an index that was made by hand, and that does not find every document (sparse, partial, or of a "
-        f"collation), stands in the way of one on {' or '.join(name for name in names if name not in covered)}. Drop it, or "
-        "make it anew under another name"
-    )
+        problem = _INDEX_PROBLEMS[error.code]  # the server's own words quote values
+    else:
+        return
+    names = " or ".join(_said(schema, each) for each in missing)
+    raise ConfigurationError(f"{collection.name}: {problem.format(names)}")
 
 
-#: IndexOptionsConflict, IndexKeySpecsConflict
-_INDEX_CONFLICTS: Final = frozenset({85, 86})
+def _said(schema: Schema[Any], index: Index) -> str:
+    """As the model names what it is on."""
+    blind = {f"idx.{each.name}": " and ".join(part.field for part in each.parts) for each in schema.blind}
+    return " and ".join(blind.get(name, name) for name, _ in index.keys)
 
 
-def _serves(index: dict[str, Any]) -> bool:
-    """Whether an index, made by hand perhaps, finds every document by its first field."""
-    return index["key"][0][1] in (1, -1) and not {"partialFilterExpression", "sparse", "collation"} & {
-        name for name, value in index.items() if value
-    }
+_STANDS: Final = (
+    "an index that was made by hand, and that does other than is wanted (sparse, partial, of a collation, not unique), stands "
+    "in the way of one on {}. Drop it, or make it anew under another name"
+)
+#: IndexOptionsConflict, IndexKeySpecsConflict, DuplicateKey
+_INDEX_PROBLEMS: Final = {
+    85: _STANDS,
+    86: _STANDS,
+    11000: "documents that are there have the same value, and an index on {} shall be unique. Find them, and change them, first",
+}

@@ -13,18 +13,21 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Self, TypedDict, TypeVar, Unpack, overload
 
 from pydantic import BaseModel
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.collection import Collection
 
+from . import guard
 from .bridge import drive
-from .codec import DocumentCodec
+from .codec import DocumentCodec, Metadata
 from .cursor import AsyncCursor, Cursor
 from .errors import RevisionConflictError
-from .flows import Filter, Flows, Hint, OnInvalid, SortKey, in_transaction
+from .flows import Filter, SortKey, in_transaction
 from .keys import KeyRing
+from .reading import Hint, OnInvalid
+from .upkeep import Finding, OnProgress, Upkeep
 
 if TYPE_CHECKING:
     from pymongo.asynchronous.client_session import AsyncClientSession
@@ -37,6 +40,44 @@ if TYPE_CHECKING:
 __all__ = ["AsyncRepository", "Repository"]
 
 Model = TypeVar("Model", bound=BaseModel)
+
+
+class _Options(TypedDict, total=False):
+    """What `find_one` takes beside a filter; the same names and types stand in its signature."""
+
+    sort: SortKey | None
+    max_time_ms: int | None
+    hint: Hint | None
+    comment: Any
+    collation: Collation | Mapping[str, Any] | None
+
+
+class FindOneOptions(_Options, total=False):
+    """Of `Repository.find_one`."""
+
+    session: ClientSession | None
+
+
+class AsyncFindOneOptions(_Options, total=False):
+    """Of `AsyncRepository.find_one`."""
+
+    session: AsyncClientSession | None
+
+
+class _CursorOptions(TypedDict, total=False):
+    skip: int
+    limit: int
+    batch_size: int
+    on_invalid: OnInvalid
+
+
+class FindOptions(FindOneOptions, _CursorOptions, total=False):
+    """Of `Repository.find`."""
+
+
+class AsyncFindOptions(AsyncFindOneOptions, _CursorOptions, total=False):
+    """Of `AsyncRepository.find`."""
+
 
 #: So often `update` begins again after a conflict.
 _REPEATS: Final = 12
@@ -58,7 +99,7 @@ class _Repository(Generic[Model]):
     _kind: type
 
     def _build(self, model: type[Model], collection: Any, **options: Any) -> None:
-        self._flows: Flows[Model] = Flows(model, collection, self._kind, **options)
+        self._flows: Upkeep[Model] = Upkeep(model, collection, self._kind, **options)
 
     @property
     def codec(self) -> DocumentCodec[Model]:
@@ -82,6 +123,10 @@ class _Repository(Generic[Model]):
         Raise `PayloadError` if the content still does not fit the model.
         """
         return self._flows.mend(content)
+
+    def guard(self) -> dict[str, Any]:
+        """The validator that `setup` installs, or merges with one that is there. Not awaited."""
+        return guard.validator(self._flows.schema)
 
     def with_options(
         self,
@@ -117,30 +162,93 @@ class Repository(_Repository[Model]):
         keys: KeyRing,
         context: str | None = None,
         validate_on_save: bool = False,
+        verify_on_load: bool = False,
         shard_key: Sequence[str] = (),
     ) -> None:
         """Compile the model for one collection.
 
         ``context``: the name under which keys are derived; the collection's name by default, so that a restore into another
-        database opens. ``validate_on_save``: also run the model's validators before sealing. ``shard_key``: for a sharded
-        collection, the fields of its shard key, which go into the filter of every write by id.
+        database opens. ``validate_on_save``: also run the model's validators before sealing. ``verify_on_load``: do with every
+        document that is loaded what `verify` does. ``shard_key``: for a sharded collection, the fields of its shard key, which go
+        into the filter of every write by id.
 
         Raise `SchemaError` for a model that cannot be kept, `ConfigurationError` for anything else that does not fit.
         """
-        self._build(model, collection, keys=keys, context=context, validate_on_save=validate_on_save, shard_key=shard_key)
+        self._build(
+            model,
+            collection,
+            keys=keys,
+            context=context,
+            validate_on_save=validate_on_save,
+            verify_on_load=verify_on_load,
+            shard_key=shard_key,
+        )
 
     def setup(
         self,
         *,
+        indexes: Sequence[SortKey] = (),
+        guard: bool = True,
+        dry_run: bool = False,
         session: ClientSession | None = None,
     ) -> list[str]:
-        """Check that collection and server can keep sealed documents, and make the indexes of ``Queryable(index=True)``.
+        """Check that collection and server can keep sealed documents, and make what is missing: indexes and the guard.
 
-        Once for each deployment; it may run while the service works, and makes what is missing. The names of the indexes made.
-        Raise `ConfigurationError` for a view, a time-series or capped collection, one with a default collation, and a server that
-        only resembles MongoDB, and for a ring that does not hold the key of the newest document.
+        Once for each deployment; it may run while the service works. What it made: the names of indexes, and "guard".
+
+        ``indexes``: more of them than the model names, each a name or a list of names or of (name, direction) pairs; of a compound
+        one at most one name is that of a field with a blind index. ``guard``: a validator, by which the server refuses what other
+        clients write in plaintext; `guard` shows it, and it is merged with one that is there. ``dry_run``: make nothing, say what
+        would be made.
+
+        Raise `ConfigurationError` for a view, a time-series or capped collection, one with a default collation, a server that only
+        resembles MongoDB, a ring that does not hold the key of the newest documents, and where a guard or an index cannot be made.
         """
-        return drive(self._flows.setup(session=session))
+        return drive(self._flows.setup(indexes=indexes, guard=guard, dry_run=dry_run, session=session))
+
+    def doctor(self, *, indexes: Sequence[SortKey] = (), session: ClientSession | None = None) -> list[Finding]:
+        """What is wrong with the collection, each with what to do about it; an empty list if nothing is.
+
+        Plaintext documents, missing indexes, a missing guard, documents under unknown or retired keys, unknown versions. It counts,
+        and opens nothing, so this is the server's word; `verify` opens. It reads the whole collection several times. ``indexes``:
+        as for `setup`.
+        """
+        return drive(self._flows.doctor(indexes=indexes, session=session))
+
+    def verify(self, filter: Filter = None, *, on_invalid: OnInvalid = "raise", session: ClientSession | None = None) -> int:
+        """Open every document that matches, and compute again what stands in the clear: index values and projections.
+
+        How many are right. ``on_invalid``: as for `find`. Raise what `load` raises, and `IntegrityError`, which names the field.
+        """
+        return drive(self._flows.verify(filter, on_invalid=on_invalid, session=session))
+
+    def reindex(
+        self,
+        *,
+        every: bool = False,
+        on_progress: OnProgress | None = None,
+        on_invalid: OnInvalid = "raise",
+        session: ClientSession | None = None,
+    ) -> int:
+        """Seal anew the documents whose index values are not under the ring's written index keys; how many that were.
+
+        ``every``: all documents, as after a model got another blind index. It may run while the service works, be stopped at any
+        moment, and begin again. ``on_progress``: called with the numbers of documents done and to do. ``on_invalid``: as for
+        `find`.
+        """
+        return drive(self._flows.reindex(every=every, on_progress=on_progress, on_invalid=on_invalid, session=session))
+
+    def search_by(self, kid: str, *, session: ClientSession | None = None) -> KeyRing:
+        """A ring that searches by this index key, to be published to every process. docs/querying.md has the order of steps.
+
+        Raise `ConfigurationError` while a document of this collection has no values under it. A ring that serves several
+        collections must be asked of each.
+        """
+        return drive(self._flows.search_by(kid, session=session))
+
+    def retire_index_key(self, kid: str, *, session: ClientSession | None = None) -> KeyRing:
+        """A ring without this index key. Raise `ConfigurationError` while a document of this collection has values under it."""
+        return drive(self._flows.retire_index_key(kid, session=session))
 
     def save(
         self,
@@ -202,28 +310,51 @@ class Repository(_Repository[Model]):
         """
         return drive(self._flows.load_raw(id, session=session))
 
+    @overload
+    def find_one(self, filter: Filter = None, *, fields: None = None, **options: Unpack[FindOneOptions]) -> Model | None: ...
+
+    @overload
+    def find_one(
+        self, filter: Filter = None, *, fields: Literal["metadata"], **options: Unpack[FindOneOptions]
+    ) -> Metadata | None: ...
+
     def find_one(
         self,
         filter: Filter = None,
         *,
+        fields: Literal["metadata"] | None = None,
         sort: SortKey | None = None,
         max_time_ms: int | None = None,
         hint: Hint | None = None,
         comment: Any = None,
         collation: Collation | Mapping[str, Any] | None = None,
         session: ClientSession | None = None,
-    ) -> Model | None:
+    ) -> Any:
         """The first model that matches, or None. Filter and options are as for `find`."""
         return drive(
             self._flows.find_one(
-                filter, sort=sort, max_time_ms=max_time_ms, hint=hint, comment=comment, collation=collation, session=session
+                filter,
+                fields=fields,
+                sort=sort,
+                max_time_ms=max_time_ms,
+                hint=hint,
+                comment=comment,
+                collation=collation,
+                session=session,
             )
         )
+
+    @overload
+    def find(self, filter: Filter = None, *, fields: None = None, **options: Unpack[FindOptions]) -> Cursor[Model]: ...
+
+    @overload
+    def find(self, filter: Filter = None, *, fields: Literal["metadata"], **options: Unpack[FindOptions]) -> Cursor[Metadata]: ...
 
     def find(
         self,
         filter: Filter = None,
         *,
+        fields: Literal["metadata"] | None = None,
         sort: SortKey | None = None,
         skip: int = 0,
         limit: int = 0,
@@ -234,7 +365,7 @@ class Repository(_Repository[Model]):
         comment: Any = None,
         collation: Collation | Mapping[str, Any] | None = None,
         session: ClientSession | None = None,
-    ) -> Cursor[Model]:
+    ) -> Cursor[Any]:
         """A cursor over what matches a filter on queryable fields. Raise `QueryError` at once for one that cannot be served.
 
         ``on_invalid``: what becomes of a document that is wrong, or whose key is unknown. "raise" (the loop can go on with
@@ -245,6 +376,7 @@ class Repository(_Repository[Model]):
             self._flows,
             self._flows.find(
                 filter,
+                fields=fields,
                 sort=sort,
                 skip=skip,
                 limit=limit,
@@ -306,6 +438,35 @@ class Repository(_Repository[Model]):
             self._flows.distinct(name, filter, max_time_ms=max_time_ms, comment=comment, collation=collation, session=session)
         )
 
+    def aggregate(
+        self,
+        pipeline: Sequence[Mapping[str, Any]],
+        *,
+        max_time_ms: int | None = None,
+        allow_disk_use: bool | None = None,
+        batch_size: int | None = None,
+        comment: Any = None,
+        collation: Collation | Mapping[str, Any] | None = None,
+        session: ClientSession | None = None,
+    ) -> Cursor[Any]:
+        """What comes out of an aggregation pipeline over metadata: models where whole documents come out, otherwise dicts.
+
+        Names are those of the model. A stage that touches a sensitive or unknown field is refused with `QueryError`, as is one that
+        writes or reads another collection; docs/querying.md lists the stages. Models are verified; dicts are the server's word.
+        """
+        found = drive(
+            self._flows.aggregate(
+                pipeline,
+                maxTimeMS=max_time_ms,
+                allowDiskUse=allow_disk_use,
+                batchSize=batch_size,
+                comment=comment,
+                collation=collation,
+                session=session,
+            )
+        )
+        return Cursor(self._flows, found)
+
     def update(
         self,
         id: Any,
@@ -364,18 +525,59 @@ class AsyncRepository(_Repository[Model]):
         keys: KeyRing,
         context: str | None = None,
         validate_on_save: bool = False,
+        verify_on_load: bool = False,
         shard_key: Sequence[str] = (),
     ) -> None:
         """As `Repository`, over a collection of an ``AsyncMongoClient``."""
-        self._build(model, collection, keys=keys, context=context, validate_on_save=validate_on_save, shard_key=shard_key)
+        self._build(
+            model,
+            collection,
+            keys=keys,
+            context=context,
+            validate_on_save=validate_on_save,
+            verify_on_load=verify_on_load,
+            shard_key=shard_key,
+        )
 
     async def setup(
         self,
         *,
+        indexes: Sequence[SortKey] = (),
+        guard: bool = True,
+        dry_run: bool = False,
         session: AsyncClientSession | None = None,
     ) -> list[str]:
         """See `Repository.setup`."""
-        return await self._flows.setup(session=session)
+        return await self._flows.setup(indexes=indexes, guard=guard, dry_run=dry_run, session=session)
+
+    async def doctor(self, *, indexes: Sequence[SortKey] = (), session: AsyncClientSession | None = None) -> list[Finding]:
+        """See `Repository.doctor`."""
+        return await self._flows.doctor(indexes=indexes, session=session)
+
+    async def verify(
+        self, filter: Filter = None, *, on_invalid: OnInvalid = "raise", session: AsyncClientSession | None = None
+    ) -> int:
+        """See `Repository.verify`."""
+        return await self._flows.verify(filter, on_invalid=on_invalid, session=session)
+
+    async def reindex(
+        self,
+        *,
+        every: bool = False,
+        on_progress: OnProgress | None = None,
+        on_invalid: OnInvalid = "raise",
+        session: AsyncClientSession | None = None,
+    ) -> int:
+        """See `Repository.reindex`."""
+        return await self._flows.reindex(every=every, on_progress=on_progress, on_invalid=on_invalid, session=session)
+
+    async def search_by(self, kid: str, *, session: AsyncClientSession | None = None) -> KeyRing:
+        """See `Repository.search_by`."""
+        return await self._flows.search_by(kid, session=session)
+
+    async def retire_index_key(self, kid: str, *, session: AsyncClientSession | None = None) -> KeyRing:
+        """See `Repository.retire_index_key`."""
+        return await self._flows.retire_index_key(kid, session=session)
 
     async def save(
         self,
@@ -424,26 +626,53 @@ class AsyncRepository(_Repository[Model]):
         """See `Repository.load_raw`."""
         return await self._flows.load_raw(id, session=session)
 
+    @overload
+    async def find_one(
+        self, filter: Filter = None, *, fields: None = None, **options: Unpack[AsyncFindOneOptions]
+    ) -> Model | None: ...
+
+    @overload
+    async def find_one(
+        self, filter: Filter = None, *, fields: Literal["metadata"], **options: Unpack[AsyncFindOneOptions]
+    ) -> Metadata | None: ...
+
     async def find_one(
         self,
         filter: Filter = None,
         *,
+        fields: Literal["metadata"] | None = None,
         sort: SortKey | None = None,
         max_time_ms: int | None = None,
         hint: Hint | None = None,
         comment: Any = None,
         collation: Collation | Mapping[str, Any] | None = None,
         session: AsyncClientSession | None = None,
-    ) -> Model | None:
+    ) -> Any:
         """See `Repository.find_one`."""
         return await self._flows.find_one(
-            filter, sort=sort, max_time_ms=max_time_ms, hint=hint, comment=comment, collation=collation, session=session
+            filter,
+            fields=fields,
+            sort=sort,
+            max_time_ms=max_time_ms,
+            hint=hint,
+            comment=comment,
+            collation=collation,
+            session=session,
         )
+
+    @overload
+    def find(self, filter: Filter = None, *, fields: None = None, **options: Unpack[AsyncFindOptions]) -> AsyncCursor[Model]: ...
+
+    @overload
+    def find(
+        self, filter: Filter = None, *, fields: Literal["metadata"], **options: Unpack[AsyncFindOptions]
+    ) -> AsyncCursor[Metadata]: ...
 
     def find(
         self,
         filter: Filter = None,
         *,
+        fields: Literal["metadata"] | None = None,
         sort: SortKey | None = None,
         skip: int = 0,
         limit: int = 0,
@@ -454,12 +683,13 @@ class AsyncRepository(_Repository[Model]):
         comment: Any = None,
         collation: Collation | Mapping[str, Any] | None = None,
         session: AsyncClientSession | None = None,
-    ) -> AsyncCursor[Model]:
+    ) -> AsyncCursor[Any]:
         """See `Repository.find`. Not awaited; the cursor is."""
         return AsyncCursor(
             self._flows,
             self._flows.find(
                 filter,
+                fields=fields,
                 sort=sort,
                 skip=skip,
                 limit=limit,
@@ -517,6 +747,29 @@ class AsyncRepository(_Repository[Model]):
         return await self._flows.distinct(
             name, filter, max_time_ms=max_time_ms, comment=comment, collation=collation, session=session
         )
+
+    async def aggregate(
+        self,
+        pipeline: Sequence[Mapping[str, Any]],
+        *,
+        max_time_ms: int | None = None,
+        allow_disk_use: bool | None = None,
+        batch_size: int | None = None,
+        comment: Any = None,
+        collation: Collation | Mapping[str, Any] | None = None,
+        session: AsyncClientSession | None = None,
+    ) -> AsyncCursor[Any]:
+        """See `Repository.aggregate`."""
+        found = await self._flows.aggregate(
+            pipeline,
+            maxTimeMS=max_time_ms,
+            allowDiskUse=allow_disk_use,
+            batchSize=batch_size,
+            comment=comment,
+            collation=collation,
+            session=session,
+        )
+        return AsyncCursor(self._flows, found)
 
     async def update(
         self,

@@ -16,12 +16,13 @@ import difflib
 import functools
 import json
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Annotated, Any, Final, Generic, TypeVar, get_args, get_origin
 
+import bson
 import pydantic_core
 import typing_extensions
 from bson import Int64, ObjectId
@@ -29,10 +30,13 @@ from pydantic import AliasChoices, BaseModel, RootModel
 from pydantic.fields import ComputedFieldInfo, FieldInfo
 
 from . import envelope
+from .blind import BlindIndex, Bucket, Definition, several
 from .errors import MalformedEnvelopeError, PayloadError, QueryError, SchemaError
+from .indexes import definitions
 from .lossless import Misfit, Node, Plan, Rewritten, Unfit, core_schema_of
+from .lossless.changing import alone
 
-__all__ = ["Queryable", "Schema", "Sensitive", "StoredField", "unknown_field"]
+__all__ = ["Queryable", "Schema", "Sensitive", "StoredField", "plain", "unknown_field"]
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -52,10 +56,13 @@ class Queryable:
 class Sensitive:
     """Marks a field that is stored encrypted. So is a field without a marker; this one says that it was meant.
 
+    ``index``: a `BlindIndex`, a `Bucket` or several, by which MongoDB finds documents by a value that it does not learn.
+
     ``dump`` and ``load``, together, are for a type that this package does not know: to something that JSON can write, and
     back. They take the place of the field's own validation on load.
     """
 
+    index: BlindIndex | Bucket | Sequence[BlindIndex | Bucket] | None = None
     dump: Callable[[Any], Any] | None = None
     load: Callable[[Any], Any] | None = None
 
@@ -82,14 +89,24 @@ class StoredField:
 class Schema(Generic[Model]):
     """A model, read once. Immutable. Made by `of`, which raises `SchemaError` for what cannot be kept."""
 
-    def __init__(self, model: type[Model], plan: Plan[Model], stored: Iterable[StoredField], sensitive: frozenset[str]) -> None:
+    def __init__(
+        self,
+        model: type[Model],
+        plan: Plan[Model],
+        stored: Iterable[StoredField],
+        sensitive: Mapping[str, Node],
+        blind: tuple[Definition, ...],
+    ) -> None:
         """Take what `of` found; not for callers."""
         self.model = model
         self.stored = tuple(stored)  #: the ``_id`` first
         self.identity = self.stored[0]
-        self.sensitive = sensitive  #: the names of the fields in the payload only
+        self.places = sensitive  #: of the fields in the payload only, by name
+        self.sensitive = frozenset(sensitive)
+        self.blind = blind  #: the blind indexes
+        self.blind_names = tuple(sorted(each.name for each in blind))
         self._plan = plan
-        self._may_have_moved = sensitive - envelope.RESERVED
+        self._may_have_moved = self.sensitive - envelope.RESERVED
         self._by_name = {field.name: field for field in self.stored} | {field.stored: field for field in self.stored}
         self._spliced = tuple(field for field in self.stored if field.spliced)
         self._projections = tuple((field.stored, field.name, field.node.project) for field in self.stored if not field.computed)
@@ -110,9 +127,13 @@ class Schema(Generic[Model]):
         places = Rewritten(model, codecs={name: codec for name, codec in codecs.items() if codec is not None})
         stored = list(_stored_fields(model, places, markers))
         plan = places.compile(leave_out=[field.name for field in stored if field.spliced])
-        sensitive = frozenset(model.model_fields) - {field.name for field in stored}
-        _refuse_clashes(model, stored, sensitive)
-        return cls(model, plan, stored, sensitive)
+        in_clear = {field.name for field in stored}
+        sensitive = {name: places.fields[name] for name in model.model_fields if name not in in_clear}
+        _refuse_clashes(model, stored, frozenset(sensitive))
+        wanted = {name: list(several(marker.index)) for name, marker in markers.items() if isinstance(marker, Sensitive)}
+        taken = {*model.model_fields, *model.model_computed_fields, *(field.stored for field in stored)}
+        nodes = {name: places.fields[name] for name in model.model_fields}
+        return cls(model, plan, stored, sensitive, definitions(model, wanted, nodes, taken))
 
     @property
     def indexes(self) -> list[str]:
@@ -201,6 +222,18 @@ class Schema(Generic[Model]):
         """What `split` has taken apart, as it would come back from the database."""
         return self._plan.load(self._spliced_json(self._as_stored(metadata), payload))
 
+    def validated(self, name: str, value: Any) -> Any:
+        """What a field would hold if this value were assigned: an address in lower case, say.
+
+        The value itself if it is refused: a constraint may be younger than the documents that are searched.
+        """
+        try:
+            found = alone(self.model, name, value)
+            self.places[name].check(found)
+        except Exception:  # noqa: BLE001 - a validator of the user's may raise anything, with the value in its message
+            return value
+        return found
+
     def _check_changes(self, changes: Mapping[str, Any]) -> None:
         """Names only: an update takes whole fields of the model, and no operators of MongoDB."""
         if not isinstance(changes, Mapping):
@@ -232,9 +265,15 @@ class Schema(Generic[Model]):
         Raise `PayloadError` if the payload is not JSON.
         """
         content = payload_object(payload)
-        known = {field.name: _plain(document[field.stored]) for field in self.stored if field.stored in document}
+        known = {field.name: plain(document[field.stored]) for field in self.stored if field.stored in document}
         others = document.keys() - envelope.RESERVED - self._stored_names
-        return known | {name: _plain(value) for name, value in document.items() if name in others} | content
+        return known | {name: plain(value) for name, value in document.items() if name in others} | content
+
+    def disagreeing(self, document: Mapping[str, Any], model: Model) -> list[str]:
+        """The fields whose projection in verified metadata is not that of the exact value, which the payload carries."""
+        fields = [field for field in self.stored if not field.spliced and not field.computed and field.stored in document]
+        projected = {field.name: envelope.as_stored(field.node.projected(model.__dict__[field.name])) for field in fields}
+        return [field.name for field in fields if not _same(projected[field.name], document[field.stored])]
 
     def revived(self, content: Mapping[str, Any]) -> Model:
         """The inverse of `raw`, for content that was mended: validated as on load. Raise `PayloadError` if it does not fit."""
@@ -307,13 +346,13 @@ class Schema(Generic[Model]):
         return f"an extra value has the stored name of a queryable field: {min(clash)}" if clash else None
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """A value as it comes out of BSON, without the class that says how many bits an int had there."""
     if isinstance(value, Int64):
         return int(value)
     if isinstance(value, dict):
-        return {name: _plain(each) for name, each in value.items()}
-    return [_plain(each) for each in value] if isinstance(value, list) else value
+        return {name: plain(each) for name, each in value.items()}
+    return [plain(each) for each in value] if isinstance(value, list) else value
 
 
 def unknown_field(where: str, name: str, known: Iterable[str], served: str) -> str:
@@ -321,6 +360,13 @@ def unknown_field(where: str, name: str, known: Iterable[str], served: str) -> s
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"Did you mean {near[0]}?" if near else served
     return f"{where} has no field {name[:64]!r}. {hint}"
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two values that came out of BSON are the same, type and NaN included."""
+    return bson.encode({"": one}, codec_options=envelope.CODEC_OPTIONS) == bson.encode(
+        {"": other}, codec_options=envelope.CODEC_OPTIONS
+    )
 
 
 _JSON_SPACE: Final = b" \t\n\r"

@@ -46,6 +46,8 @@ from mongo_envelope import (
     envelope,
     fast,
     flows,
+    reading,
+    writing,
 )
 
 Db = Database[dict[str, Any]]
@@ -139,8 +141,8 @@ def no_version(patch: Patch) -> None:
 
 def no_key(patch: Patch) -> None:
     """Of an unknown key, another one is tried."""
-    found = KeyRing.working_keys
-    patch.setattr(KeyRing, "working_keys", lambda ring, kid, context: found(ring, kid if kid in ring else ring.primary, context))
+    found = KeyRing._data_key
+    patch.setattr(KeyRing, "_data_key", lambda ring, kid: found(ring, kid if kid in ring else ring.primary))
 
 
 def no_tag(patch: Patch, *modules: Any) -> None:
@@ -165,8 +167,9 @@ def no_types(patch: Patch) -> None:
 
 
 def no_context(patch: Patch) -> None:
-    derive = DataKey.working_keys
-    patch.setattr(DataKey, "working_keys", lambda key, context: derive(key, "one for all"))
+    for name in ("working_keys", "authenticator"):
+        derive = getattr(DataKey, name)
+        patch.setattr(DataKey, name, lambda key, context, derive=derive: derive(key, "one for all"))
 
 
 class Everything:
@@ -194,7 +197,7 @@ ASKED = Check(IntegrityError, "does not match the filter", instead(answer.Asked,
 IDENTITY = Check(
     IntegrityError, "another document than the one asked for", instead(flows.Flows, "_check_identity", lambda *_: None)
 )
-LISTED = Check(IntegrityError, "a document that was not asked for", instead(flows, "set", Everything))
+LISTED = Check(IntegrityError, "a document that was not asked for", instead(reading, "set", Everything))
 
 
 async def gives(call: Awaitable[Any], expected: Any) -> Any:
@@ -586,7 +589,8 @@ async def test_a_collation_of_the_attacker_decides_nothing(
     await people.save(person.model_copy())
     await gives(call(people), nothing)
     assert await people.load("bob") == person
-    monkeypatch.setattr(flows, "BYTE_BY_BYTE", None)
+    for room in (flows, reading, writing):
+        monkeypatch.setattr(room, "BYTE_BY_BYTE", None)
     if behind is not None:
         await gives(call(people), behind)
         behind.take_out(monkeypatch)

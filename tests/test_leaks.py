@@ -38,7 +38,7 @@ from pymongo.errors import BulkWriteError, WriteError
 from pymongo.logger import LogMessage
 from pymongo.monitoring import CommandListener
 
-from mongo_envelope import KeyRing, PayloadError, Queryable, QueryError, Sensitive, embedded, envelope, errors, flows, query
+from mongo_envelope import KeyRing, PayloadError, Queryable, QueryError, Sensitive, embedded, envelope, errors, places, writing
 from mongo_envelope.bridge import settle
 from mongo_envelope.lossless import Misfit, Node, Plan
 from mongo_envelope.primitives import derive
@@ -850,9 +850,9 @@ async def load_long_id(driver: Driver) -> None:
         (load_unfit, (Plan, "_described"), lambda _, error, given: ".".join(map(str, error["loc"]))),
         (save_list, (Plan, "dump"), dumping_at_once),
         (save_list, (Node, "refuse"), refusing_loudly),
-        (save_twice, (flows.Flows, "_duplicate"), lambda *_: raises(errors.DuplicateValueError("not saved"))(0)),
-        (save_twice, (flows.Flows, "_duplicate"), lambda _, details: errors.DuplicateValueError(details["errmsg"])),
-        (find_no_object_id, (query, "_forms"), lambda *given: [query._form(*given)]),
+        (save_twice, (writing.Writing, "_duplicate"), lambda *_: raises(errors.DuplicateValueError("not saved"))(0)),
+        (save_twice, (writing.Writing, "_duplicate"), lambda _, details: errors.DuplicateValueError(details["errmsg"])),
+        (find_no_object_id, (places, "_forms"), lambda *given: [places._form(*given)]),
         (load_long_id, (errors, "shortened"), repr),
     ],
 )

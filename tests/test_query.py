@@ -24,7 +24,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, computed_fiel
 from pymongo.database import Database
 
 from mongo_envelope import KeyRing, Queryable, QueryError, Repository
-from mongo_envelope.query import compile_filter, compile_sort, identity_value
+from mongo_envelope.places import identity_value
+from mongo_envelope.query import compile_filter, compile_sort
 from mongo_envelope.schema import Schema
 
 
@@ -194,7 +195,7 @@ def test_the_same_field_twice_is_refused() -> None:
     assert compile_filter(SCHEMA, {"$and": [{"id": ID}, {"_id": ID}]}) == {"$and": [{"_id": ID}, {"_id": ID}]}
 
 
-@pytest.mark.parametrize("name", ["$where", "$expr", "$text", "$jsonSchema", "$comment", "$nonsense", "$not"])
+@pytest.mark.parametrize("name", ["$where", "$text", "$jsonSchema", "$comment", "$nonsense", "$not"])
 def test_other_top_level_operators_are_refused(name: str) -> None:
     """What could look at encrypted fields, or is not known, is refused with the list of what is served."""
     text = refused({name: SECRET})
@@ -426,7 +427,6 @@ def test_a_range_needs_an_order_that_mongodb_shares(operator: str, name: str, va
         ("pair", [1, "a"], [1, "a"]),
         ("grid", [[1], [2]], [[1], [2]]),
         ("grid", [1], [1]),
-        ("grid", 1, 1),
         ("address", Address(city="Graz", code=5), {"city": "Graz", "code": 5, "since": None}),
         ("address", {"since": None, "code": 5, "city": "Graz"}, {"city": "Graz", "code": 5, "since": None}),
         ("people", Address(city="Graz"), {"city": "Graz", "code": 0, "since": None}),
@@ -514,6 +514,7 @@ def test_values_are_brought_to_the_fields_type_and_projected(name: str, value: A
         ("pair", (1,)),
         ("pair", (1, SECRET, SECRET)),
         ("grid", ["a"]),
+        ("grid", 1),
         ("address", {"city": SECRET}),
         ("address", {"city": "Graz", "code": "5", "since": None}),
         ("address", {"city": "Graz", "code": 5, "since": None, "more": SECRET}),

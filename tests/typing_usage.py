@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from datetime import datetime
-from typing import Annotated, Any, assert_type
+from typing import Annotated, Any, Literal, assert_type
 from uuid import UUID, uuid4
 
 from bson import ObjectId
@@ -30,6 +30,7 @@ from mongo_envelope import (
     UnknownKeyError,
     embedded,
 )
+from mongo_envelope.where import any_element, contains, contains_all, is_, is_in, not_, not_in, present, where
 
 
 class Customer(BaseModel):
@@ -186,3 +187,97 @@ def a_local_server() -> None:
     """For a quickstart."""
     with embedded.start() as server:
         assert_type(server.uri, str)
+
+
+class Address(BaseModel):
+    """Beneath a customer of a shop."""
+
+    city: str
+
+
+class Shopper(BaseModel):
+    """A model whose filters are typed."""
+
+    id: UUID
+    tenant: Annotated[str, Queryable]
+    kind: Annotated[Literal["new", "regular"], Queryable] = "new"
+    rank: Annotated[int, Queryable] = 0
+    age: Annotated[int | None, Queryable] = None
+    owner: Annotated[UUID | None, Queryable] = None
+    paid: Annotated[bool, Queryable] = False
+    created_at: Annotated[datetime, Queryable]
+    tags: Annotated[list[str], Queryable] = []
+    marks: Annotated[frozenset[int] | None, Queryable] = None
+    address: Annotated[Address, Queryable]
+    home: Annotated[Address | None, Queryable] = None
+    addresses: Annotated[list[Address], Queryable] = []
+    labels: Annotated[dict[str, int], Queryable] = {}
+
+    @computed_field  # type: ignore[prop-decorator]  # mypy#1362
+    @property
+    def city(self) -> Annotated[str, Queryable]:
+        """A computed field."""
+        return self.address.city
+
+
+def found_by_condition(shoppers: Repository[Shopper]) -> None:
+    """A condition is a filter."""
+    assert_type(shoppers.find((where(Shopper).tenant == "acme") & not_(where(Shopper).rank == 0)), Cursor[Shopper])
+    assert_type(shoppers.count(is_in(where(Shopper).tenant, ["acme"])), int)
+
+
+def typed_filters(shopper: Shopper, tenants: list[str], day: datetime) -> list[bool]:
+    """What `where` gives is a model to type checkers, and each condition a bool."""
+    names = where(Shopper)
+    assert_type(names, Shopper)
+    assert_type(names.city, str)
+    assert_type(present(names.age), int)
+    assert_type(present(names.home), Address)
+    condition: bool = names.tenant == "acme"
+    assert_type(condition & (names.created_at >= day) & (names.rank < 3), bool)
+    assert_type((names.id == shopper.id) | (names.owner != uuid4()), bool)
+    assert_type(not_(names.kind == "new"), bool)
+    return [
+        condition,
+        names.owner == None,  # noqa: E711 - a comparison; `is_` is for those who would rather not write it
+        is_(names.owner, None) & is_(names.paid, True),
+        names.address.city == "Paris",
+        present(names.home).city == "Paris",
+        names.addresses[0].city == "Paris",
+        any_element(names.addresses, where(Address).city == "Paris"),
+        present(names.age) > 3,
+        names.labels["a"] > 3,
+        names.tags == ["a"],
+        is_in(names.tenant, tenants),
+        is_in(names.tenant, ("a", "b")),
+        is_in(names.kind, ["new"]),
+        is_in(names.age, [1, 2]),
+        is_in(names.age, [1, None]),
+        is_in(names.id, [uuid4()]) & not_in(names.tenant, {"a"}),
+        contains(names.tags, "a"),
+        contains(names.marks, 1),
+        contains(names.addresses, Address(city="Paris")),
+        contains_all(names.tags, ["a"]),
+        contains_all(names.marks, {1}),
+    ]
+
+
+def mistakes_in_filters(names: Shopper, numbers: list[int]) -> list[bool]:
+    """Each line is an error to mypy, which complains of an ignore that it does not need; and to pyright."""
+    return [
+        names.tennant == "acme",  # type: ignore[attr-defined]  # no such name
+        names.address.town == "x",  # type: ignore[attr-defined]  # no such name beneath
+        names.home.city == "x",  # type: ignore[union-attr]  # `present` is missing
+        names.tenant == 5,  # type: ignore[comparison-overlap]  # another type
+        names.city == 5,  # type: ignore[comparison-overlap]  # of a computed field too
+        names.created_at >= "2024",  # type: ignore[operator]  # no order between the two
+        is_in(names.tenant, [5]),  # type: ignore[misc]  # elements of another type
+        is_in(names.tenant, numbers),  # type: ignore[misc]  # the same
+        is_in(names.id, ["x"]),  # type: ignore[misc]  # also where == says nothing
+        is_in(names.tenant, "acme"),  # type: ignore[arg-type]  # text is no list
+        contains(names.tags, 5),  # type: ignore[misc]  # an element of another type
+        contains(names.tenant, "a"),  # type: ignore[arg-type]  # no list
+        contains_all(names.tags, [5]),  # type: ignore[misc]  # elements of another type
+        any_element(names.tags, names.tenant == "x"),  # type: ignore[arg-type]  # no models
+        ~(names.tenant == "x"),  # type: ignore[list-item]  # an int to type checkers: `not_` is for them
+    ]

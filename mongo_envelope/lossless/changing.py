@@ -15,7 +15,7 @@ from pydantic_core import CoreSchema, SchemaValidator, core_schema
 
 from .reading import Raw
 
-__all__ = ["assigned"]
+__all__ = ["alone", "assigned"]
 
 
 def assigned(model: BaseModel, changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -27,6 +27,11 @@ def assigned(model: BaseModel, changes: Mapping[str, Any]) -> dict[str, Any]:
             value = changes[name]
             values = cast("Any", validator.validate_assignment(values, name, value))[0]  # and extras, and the set of fields
     return {name: values.get(name, value) for name, value in changes.items()}
+
+
+def alone(model: type[BaseModel], name: str, value: Any) -> Any:
+    """What one field's own validators make of a value. Raises what pydantic or a validator raises."""
+    return cast("Any", _validator(model).validate_assignment({}, name, value))[0][name]
 
 
 @functools.lru_cache(maxsize=256)

@@ -1,0 +1,231 @@
+"""Normal forms: what two values must have in common for a blind index to take them for one. Spec 3.9.
+
+A normaliser is a function from a value to its normal form, under an id that enters the derivation of the index's key. It gives
+`NOTHING` for a value that has no normal form and is not indexed, and raises `ValueError`, without the value in it, for one that
+does not belong into such a field. The same value gives the same bytes on every Python: `unicode14` says how.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import math
+import re
+import unicodedata
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any, Final
+
+from .errors import SchemaError
+from .unicode14 import UNASSIGNED
+
+__all__ = ["NAMES", "NOTHING", "Normalizer", "Width", "bucket", "is_nan", "normalizer"]
+
+#: The normal form of a value that has none.
+NOTHING: Final = object()
+NAMES: Final = ("exact", "casefold", "digits", "email", "phone", "phone:<region>", "date")
+Width = int | Decimal | str
+
+_ID: Final = re.compile(r"[A-Za-z0-9_.:-]{1,64}", re.ASCII)
+_REGION: Final = re.compile(r"phone:[A-Z]{2}", re.ASCII)
+_PERIODS: Final = ("month", "year")
+_SMALLEST: Final = Decimal("1E-100")
+
+
+@dataclass(frozen=True, slots=True)
+class Normalizer:
+    """A function with a name."""
+
+    id: str
+    apply: Callable[[Any], Any]
+    takes: tuple[type, ...] | None  #: the types of the values; None: any
+
+
+def normalizer(given: str | Callable[[Any], Any], given_id: str | None) -> Normalizer:
+    """One of the built-in normalisers by its name, or an application's own. Raise `SchemaError`."""
+    if callable(given):
+        if given_id is None or _ID.fullmatch(given_id) is None or _is_taken(given_id):
+            raise SchemaError(
+                'normalize= is a function, so normalize_id= must name what it does, as in "postcode-1": 1 to 64 of the characters '
+                "A-Z a-z 0-9 _ . : -, and not the name of one of ours. Another function needs another id"
+            )
+        return Normalizer(given_id, functools.partial(_own, given), None)
+    if given_id is not None:
+        raise SchemaError("normalize_id= goes with a function as normalize=")
+    if isinstance(given, str):
+        if given in _NAMED:
+            return Normalizer(given, *_NAMED[given])
+        if given == "phone" or _REGION.fullmatch(given):
+            return Normalizer(given, functools.partial(_phone, _phonenumbers(), given.partition(":")[2] or None), (str,))
+    raise SchemaError(f"normalize= is one of {', '.join(NAMES)}, or a function with normalize_id=")
+
+
+def _is_taken(name: str) -> bool:
+    return name in _NAMED or name.partition(":")[0] in ("phone", "bucket")
+
+
+def _own(function: Callable[[Any], Any], value: Any) -> Any:
+    """What an application's function gives; None is no normal form. Its own errors may quote the value."""
+    try:
+        form = function(value)
+    except Exception as error:  # noqa: BLE001 - a user's function may raise anything
+        problem = type(error).__name__
+    else:
+        return NOTHING if form is None else form
+    raise ValueError(f"its normaliser raised {problem}")
+
+
+# --- text -----------------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def _foreign() -> re.Pattern[str]:
+    """A run of characters that Unicode 14.0 does not know."""
+    ranges = (each.partition("-") for each in UNASSIGNED.split())
+    inside = "".join(f"\\U{first:0>8}-\\U{last or first:0>8}" for first, _, last in ranges)
+    return re.compile(f"([{inside}]+)")
+
+
+def _by_unicode_14(change: Callable[[str], str], text: str) -> str:
+    """Apply to what Unicode 14.0 knows. What it does not know stays, and cuts the text: Pythons differ in how it combines."""
+    if text.isascii():
+        return change(text)
+    parts = _foreign().split(text)
+    return "".join(part if number % 2 else change(part) for number, part in enumerate(parts))
+
+
+def _nfc(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
+
+
+def exact(value: Any) -> Any:
+    """Text in NFC, which is how people see it; every other value as it is."""
+    return value if not isinstance(value, str) or value.isascii() else _by_unicode_14(_nfc, value)
+
+
+def casefold(text: str) -> str:
+    """Without regard to case: NFC(casefold(NFC(x))), because folding can decompose."""
+    return _by_unicode_14(lambda part: _nfc(_nfc(part).casefold()), text)
+
+
+def digits(text: str) -> Any:
+    """The decimal digits alone, of any script, in ASCII."""
+    found = (unicodedata.decimal(each, None) for each in text if not _foreign().match(each))
+    return "".join(str(each) for each in found if each is not None) or NOTHING
+
+
+def email(text: str) -> str:
+    """Without regard to case and to white space around it. Nothing else: what a provider ignores is the provider's business."""
+    return casefold(text.strip(" \t\r\n"))
+
+
+def _phonenumbers() -> Any:
+    try:
+        return importlib.import_module("phonenumbers")  # an extra: only who indexes phone numbers has it
+    except ImportError as error:
+        problem = 'normalize="phone" needs the package phonenumbers: pip install "mongo-envelope[phone]"'
+        raise SchemaError(problem) from error
+
+
+def _phone(phonenumbers: Any, region: str | None, text: str) -> str:
+    try:
+        number = phonenumbers.parse(text, region)
+    except phonenumbers.NumberParseException:
+        number = None
+    if number is None:
+        how = (
+            f"of the region {region}, or an international one" if region else 'in international form (+44 …); normalize="phone:GB"'
+        )
+        raise ValueError(f"not a phone number {how}" + ("" if region else " would read national ones, too"))
+    return str(phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164))
+
+
+# --- dates and numbers ----------------------------------------------------------------------------------------------
+
+
+def day(value: date) -> Any:
+    """The date; of a moment, that in UTC."""
+    if not isinstance(value, datetime):
+        return value
+    try:
+        return (value if value.utcoffset() is None else value.astimezone(UTC)).date()
+    except OverflowError:  # not in the years 1 to 9999
+        return NOTHING
+
+
+def bucket(width: Width, low: Any, high: Any) -> Normalizer:
+    """The normaliser that puts values into buckets of one width, which keeps their order. Raise `SchemaError`."""
+    number: Callable[[Any], int]
+    takes: tuple[type, ...]
+    bounds: tuple[type, ...]
+    if isinstance(width, str):
+        if width not in _PERIODS:
+            raise SchemaError('width= is a number, or "month" or "year" for dates')
+        number, takes, bounds = (_month if width == "month" else _year), (date, datetime), (date,)
+    else:
+        if isinstance(width, bool) or not isinstance(width, int | Decimal) or not _SMALLEST <= width < 1 / _SMALLEST:
+            raise SchemaError('width= is a positive int or Decimal (1E-100 to 1E+100), or "month" or "year" for dates')
+        number, takes, bounds = functools.partial(_multiple, Fraction(width)), (int, float, Decimal), (int, Decimal)
+    if (low is None) != (high is None):
+        raise SchemaError("low= and high= of a Bucket are given together")
+    parts = ["bucket", width if isinstance(width, str) else _decimal_text(width)]
+    if low is not None:
+        if any(type(each) not in bounds for each in (low, high)) or not low < high:
+            raise SchemaError(
+                f"low= and high= of this Bucket are of type {' or '.join(each.__name__ for each in bounds)}, low the lower"
+            )
+        parts += [each.isoformat() if isinstance(each, date) else _decimal_text(each) for each in (low, high)]
+    return Normalizer(":".join(parts), functools.partial(_bucket, number, low, high), takes)
+
+
+def is_nan(value: Any) -> bool:
+    """Whether no range holds a value. To compare a signalling one would raise."""
+    return value.is_nan() if isinstance(value, Decimal) else isinstance(value, float) and math.isnan(value)
+
+
+def _bucket(number: Callable[[Any], int], low: Any, high: Any, value: Any) -> Any:
+    if isinstance(value, datetime):
+        value = day(value)
+    if value is NOTHING or is_nan(value):
+        return NOTHING
+    if low is not None:
+        value = min(max(value, low), high)
+    elif not isinstance(value, date) and not -_HUGE < value < _HUGE:
+        return NOTHING
+    return number(value)
+
+
+#: Beyond this, no bucket; and nearer to 0 than its inverse, 0: a Decimal can have an exponent that nobody can write out.
+_HUGE: Final = 10**400
+
+
+def _multiple(width: Fraction, value: float | Decimal) -> int:
+    if isinstance(value, Decimal) and value and value.adjusted() < -400:
+        return -1 if value < 0 else 0
+    return math.floor(Fraction(value) / width)
+
+
+def _month(value: date) -> int:
+    return 12 * value.year + value.month - 1
+
+
+def _year(value: date) -> int:
+    return value.year
+
+
+def _decimal_text(number: int | Decimal) -> str:
+    """Without an exponent, a plus sign or superfluous zeros."""
+    text = f"{Decimal(number):f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+_NAMED: Final[dict[str, tuple[Callable[[Any], Any], tuple[type, ...] | None]]] = {
+    "exact": (exact, None),
+    "casefold": (casefold, (str,)),
+    "digits": (digits, (str,)),
+    "email": (email, (str,)),
+    "date": (day, (date, datetime)),
+}

@@ -1,0 +1,270 @@
+"""The flows that read: find, load, count. A server is not trusted to answer the question that was asked.
+
+What a filter says about equality is checked again on the verified document (`answer`); where the server is asked for more than is
+meant, as for a truncated or bucketed index, what it finds is sifted here after decryption (`search`), so that neither ``limit`` nor
+``count`` meets what was not meant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal, TypeVar
+
+import bson
+from pydantic import BaseModel
+
+from . import envelope
+from .answer import Asked, comparable, distinct_values
+from .bridge import settle
+from .codec import Metadata
+from .errors import DocumentNotFoundError, EnvelopeError, IntegrityError, MalformedEnvelopeError, QueryError, UnknownKeyError
+from .flows import END, Filter, Flows, SortKey, next_of, raw_of
+from .pipeline import compile_pipeline
+from .places import from_stored, identity_value, stored_name
+from .provision import BYTE_BY_BYTE
+from .query import compile_search, compile_sort
+from .revision import Content, remember
+from .schema import plain
+from .search import Compiled, Sift
+
+__all__ = ["Found", "Hint", "OnInvalid", "Reading", "decoded"]
+
+Model = TypeVar("Model", bound=BaseModel)
+#: An index: its name, or what it is on, like a sort.
+Hint = str | Sequence[tuple[str, int]] | Mapping[str, int]
+OnInvalid = Literal["raise", "skip"] | Callable[[EnvelopeError | UnknownKeyError], Any]
+
+#: So many ids go into one query of `load_many`.
+_IDS: Final = 1000
+
+
+@dataclass(slots=True)
+class Found:
+    """A cursor of the driver, and what its documents have to be."""
+
+    cursor: Any
+    asked: Asked | None
+    on_invalid: OnInvalid
+    sift: Sift | None = None
+    metadata: bool = False
+    plain: bool = False  #: dicts of a pipeline's own, which pass as they are
+    # Of what is sifted, the driver's cursor must not skip and limit:
+    skip: int = 0
+    limit: int = 0  #: none if 0
+    given: int = 0
+
+
+class Reading(Flows[Model]):
+    """The flows that read."""
+
+    async def load_raw(self, identity: Any, *, session: Any) -> dict[str, Any]:
+        """One document by its id, verified and decrypted, not validated."""
+        asked, document = await self._find_by_id(self.collection, identity, session)
+        raw = raw_of(document)
+        found, tag, values = self._naming(self.codec.open_raw_bson, raw)
+        self._check_identity(found, asked)
+        content = Content(values)
+        content.identity, content.revision = found, self._revision(tag, raw)
+        return content
+
+    def mend(self, content: Mapping[str, Any]) -> Model:
+        """A model of content that was loaded raw, which remembers of which revision it is."""
+        if not isinstance(content, Mapping):
+            raise QueryError(f"mend takes the content that load_raw gave, not a {type(content).__name__}")
+        model = self.schema.revived(content)
+        if isinstance(content, Content):
+            remember(model, self.place, content.identity, (content.revision,))
+        return model
+
+    async def load_many(self, identities: Iterable[Any], *, session: Any) -> list[Model]:
+        """Several documents by their ids, in the order of these."""
+        if isinstance(identities, str | bytes | Mapping) or not isinstance(identities, Iterable):
+            raise QueryError("load_many takes several ids, in a list, say; load takes one")
+        given = list(identities)
+        asked = [identity_value(self.schema, each) for each in given]
+        keys = [comparable(envelope.as_stored(each)) for each in asked]
+        found: dict[Any, Model] = {}
+        for start in range(0, len(asked), _IDS):
+            expected = set(keys[start : start + _IDS])
+            where = {"_id": {"$in": asked[start : start + _IDS]}}
+            cursor = self.collection.find(where, collation=BYTE_BY_BYTE, session=session)
+            while (document := await next_of(cursor)) is not END:
+                identity, model = self.open(document)
+                key = comparable(envelope.as_stored(identity))
+                if key not in expected:
+                    raise IntegrityError("the server answered with a document that was not asked for").about(
+                        document_id=identity, collection=self.name
+                    )
+                found[key] = model
+        missing = [identity for identity, key in zip(given, keys, strict=True) if key not in found]
+        if missing:
+            raise DocumentNotFoundError(f"{len(missing)} of {len(given)} documents are not there; this is the first").about(
+                document_id=missing[0], collection=self.name
+            )
+        return [found[key] for key in keys]
+
+    async def find_one(self, where: Filter, *, sort: SortKey | None, session: Any, **options: Any) -> Any:
+        """The first document that matches, or None."""
+        compiled, found, options = self._question(where, sort, options)
+        if compiled.sift is not None:
+            found.cursor = self.collection.find(compiled.server, session=session, **options)
+            return await self._first(found)
+        document = await settle(self.collection.find_one(compiled.server, session=session, **options))
+        return None if document is None else self._opened(document, found)
+
+    async def _first(self, found: Found) -> Any:
+        try:
+            first = await self.next(found)
+        finally:
+            await settle(found.cursor.close())
+        return None if first is END else first
+
+    def find(self, where: Filter, *, sort: SortKey | None, on_invalid: OnInvalid, session: Any, **options: Any) -> Found:
+        """The driver's cursor over what matches, and what the documents have to answer."""
+        if on_invalid not in ("raise", "skip") and not callable(on_invalid):
+            raise QueryError('on_invalid is "raise", "skip", or a function that is given the error')
+        compiled, found, options = self._question(where, sort, options)
+        found.on_invalid = on_invalid
+        if compiled.sift is not None:
+            found.skip, found.limit = options.pop("skip"), abs(options.pop("limit"))
+        found.cursor = self.collection.find(compiled.server, session=session, **options)
+        return found
+
+    def _question(self, where: Filter, sort: SortKey | None, options: dict[str, Any]) -> tuple[Compiled, Found, dict[str, Any]]:
+        """A filter compiled, what the documents will have to be, and the options of the driver's ``find``."""
+        fields, collation = options.pop("fields", None), options["collation"]
+        if fields not in (None, "metadata"):
+            raise QueryError('fields="metadata" gives what stands in the clear; without it whole models come')
+        compiled = self._compiled(where, collation)
+        if fields and compiled.sift is not None:
+            raise QueryError('fields="metadata" decrypts nothing, and this filter is answered exactly only after decryption')
+        if sort is not None:
+            options["sort"] = compile_sort(self.schema, sort)
+        asked = Asked(compiled.server) if compiled.server and collation is None else None
+        return compiled, Found(None, asked, "raise", compiled.sift, metadata=fields is not None), self._options(options)
+
+    def _compiled(self, where: Filter, collation: Any) -> Compiled:
+        """A filter, blind indexes included."""
+        compiled = compile_search(self.schema, where, self.codec.indexer)  # type: ignore[arg-type]  # a bool is refused there
+        if compiled.sift is not None and collation is not None:
+            raise QueryError("this filter is answered exactly only after decryption, where no collation is known")
+        return compiled
+
+    def _options(self, options: dict[str, Any]) -> dict[str, Any]:
+        """pymongo's own options, which a hint and a collation become."""
+        hint, collation = options.get("hint"), options.get("collation")
+        if hint is not None and not isinstance(hint, str | Sequence | Mapping):
+            raise QueryError("hint is the name of an index, or the fields that it is on, like a sort")
+        if hint is not None and not isinstance(hint, str):
+            options["hint"] = compile_sort(self.schema, hint)
+        options["collation"] = collation or BYTE_BY_BYTE
+        return {name: value for name, value in options.items() if value is not None}
+
+    async def next(self, found: Found) -> Any:
+        """The next model of a cursor, or `END`."""
+        while not found.limit or found.given < found.limit:
+            document = await next_of(found.cursor)
+            if document is END:
+                return END
+            try:
+                opened = self._opened(document, found)
+            except (EnvelopeError, UnknownKeyError) as error:  # never a KMSError: an outage is not an empty result
+                if found.on_invalid == "raise":
+                    raise
+                invalid = error
+            else:
+                if opened is None:
+                    continue
+                if found.skip:
+                    found.skip -= 1
+                    continue
+                found.given += 1
+                return opened
+            if callable(found.on_invalid):
+                await self._answer_of(found.on_invalid(invalid))
+        await settle(found.cursor.close())
+        return END
+
+    def _opened(self, document: Any, found: Found) -> Any:
+        """The model, or its metadata; None if it is not one of those that were meant."""
+        if found.plain:
+            return plain(document)
+        if found.metadata:
+            return self._metadata(raw_of(document), found.asked)
+        model = self.open(document, found.asked)[1]
+        if found.sift is None or found.sift(decoded(document), model.__dict__):
+            return model
+        return None
+
+    def _metadata(self, raw: bytes, asked: Asked | None) -> Metadata:
+        identity, fields = self._naming(self.codec.metadata_bson, raw)
+        self._check_answer(raw, asked, identity)
+        return Metadata(self.schema.model.__name__, fields)
+
+    async def count(self, where: Filter, *, max_time_ms: int | None, session: Any, **options: Any) -> int:
+        """How many match: as the server says, or, where its answer has to be sifted, as they are."""
+        compiled = self._compiled(where, options.get("collation"))
+        if compiled.sift is None:
+            options = self._options(options | {"maxTimeMS": max_time_ms})
+            return self.number_of(await settle(self.collection.count_documents(compiled.server, session=session, **options)))
+        found, number = self._sifted(compiled, session, options | {"max_time_ms": max_time_ms}), 0
+        while await self.next(found) is not END:
+            number += 1
+        return number
+
+    def _sifted(self, compiled: Compiled, session: Any, options: dict[str, Any]) -> Found:
+        """What has to be decrypted for an answer that otherwise the server gives."""
+        cursor = self.collection.find(compiled.server, session=session, **self._options(options))
+        return Found(cursor, Asked(compiled.server), "raise", compiled.sift)
+
+    async def exists(self, where: Filter, *, session: Any, **options: Any) -> bool:
+        """Whether anything matches: as the server says, or, where its answer has to be sifted, as it is."""
+        compiled = self._compiled(where, options.get("collation"))
+        if compiled.sift is not None:
+            return await self._first(self._sifted(compiled, session, options)) is not None
+        found = await settle(self.collection.find_one(compiled.server, {"_id": 1}, session=session, **self._options(options)))
+        return found is not None
+
+    async def distinct(self, name: str, where: Filter, *, max_time_ms: int | None, session: Any, **options: Any) -> list[Any]:
+        """The values of one field, each once: as the server says, or, where its answer has to be sifted, as they are."""
+        stored = stored_name(self.schema, name)
+        compiled = self._compiled(where, options.get("collation"))
+        if compiled.sift is None:
+            plain = self.collection.with_options(codec_options=envelope.CODEC_OPTIONS)
+            options = self._options(options | {"maxTimeMS": max_time_ms})
+            values = await settle(plain.distinct(stored, compiled.server, session=session, **options))
+        else:
+            values = await self._distinct(stored, self._sifted(compiled, session, options | {"max_time_ms": max_time_ms}))
+        if not isinstance(values, list):
+            raise MalformedEnvelopeError("the server answered with something that is no list of values").about(collection=self.name)
+        return [from_stored(self.schema, name, value) for value in values]
+
+    async def aggregate(self, pipeline: Sequence[Mapping[str, Any]], *, session: Any, **options: Any) -> Found:
+        """The driver's cursor over what comes out of a pipeline: sealed documents to be opened, or dicts of metadata."""
+        compiled = compile_pipeline(self.schema, pipeline, self._matched)
+        options["collation"] = options["collation"] or BYTE_BY_BYTE
+        options = {name: value for name, value in options.items() if value is not None}
+        collection = self.collection if compiled.whole else self.collection.with_options(codec_options=envelope.CODEC_OPTIONS)
+        cursor = await settle(collection.aggregate(compiled.stages, session=session, **options))
+        return Found(cursor, None, "raise", plain=not compiled.whole)
+
+    def _matched(self, where: Mapping[str, Any]) -> dict[str, Any]:
+        """A ``$match`` on whole documents."""
+        compiled = self._compiled(where, None)
+        if compiled.sift is not None:
+            raise QueryError("$match: this filter is answered exactly only after decryption. find() answers it; compute in Python")
+        return compiled.server
+
+    async def _distinct(self, stored: str, found: Found) -> list[Any]:
+        values: dict[Any, Any] = {}
+        while (document := await next_of(found.cursor)) is not END:
+            if self._opened(document, found) is not None:
+                for value in distinct_values(decoded(document), stored):
+                    values.setdefault(comparable(value), value)
+        return list(values.values())
+
+
+def decoded(document: Any) -> dict[str, Any]:
+    """A document of the driver's as a dict, with the types of format v1."""
+    return bson.decode(raw_of(document), envelope.CODEC_OPTIONS)

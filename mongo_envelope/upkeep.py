@@ -1,0 +1,240 @@
+"""The flows that look after a whole collection: whether all is well with it, and how an index key takes the place of another.
+
+`reindex` seals documents anew whose index values are not under the written index keys, each by compare-and-set, so that it may run
+while the service works, be stopped at any moment, and begin again: what is done no longer matches what it looks for. `doctor` lists
+what is wrong, as the server says; `verify` opens every document and computes again what stands in the clear.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+from pydantic import BaseModel
+from pymongo import ReplaceOne
+
+from . import envelope, guard
+from .answer import Asked
+from .bridge import settle
+from .errors import ConfigurationError, EnvelopeError, QueryError, UnknownKeyError
+from .flows import END, Filter, as_document, next_of, raw_of
+from .keys import KeyRing
+from .provision import BYTE_BY_BYTE, missing_indexes, options_of, wanted_indexes
+from .reading import OnInvalid, decoded
+from .writing import Writing
+
+__all__ = ["Finding", "OnProgress", "Upkeep"]
+
+Model = TypeVar("Model", bound=BaseModel)
+#: (documents done, documents to do, as far as that is known)
+OnProgress = Callable[[int, int], Any]
+#: So many documents are replaced in one command.
+_BATCH: Final = 200
+#: So often `reindex` begins again for documents that were written in between.
+_PASSES: Final = 10
+_EXAMPLES: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong with a collection."""
+
+    kind: str  #: "plaintext", "not sealed as the model is", "version", "unknown key", …
+    text: str  #: what it is, and what to do
+    count: int | None = None  #: how many documents, if it is about documents
+    examples: tuple[Any, ...] = ()  #: the ids of some of them, unverified
+
+    def __str__(self) -> str:
+        number = "" if self.count is None else f" ({self.count})"
+        return f"{self.kind}{number}: {self.text}"
+
+
+class Upkeep(Writing[Model]):
+    """The flows that look after a collection, and all others."""
+
+    # --- index keys ---------------------------------------------------------------------------------------------------
+
+    async def reindex(self, *, every: bool, on_progress: OnProgress | None, on_invalid: OnInvalid, session: Any) -> int:
+        """Seal anew what has other index values than today's; how many documents that were."""
+        if on_invalid not in ("raise", "skip") and not callable(on_invalid):
+            raise QueryError('on_invalid is "raise", "skip", or a function that is given the error')
+        if not self.codec.indexer:
+            raise ConfigurationError(f"{self.schema.model.__name__} has no blind index: there is nothing to be written anew")
+        where = {} if every else self._stale()
+        done = 0
+        for number in range(1 if every else _PASSES):
+            total = await self._number_of(where, session)
+            if number and not total:
+                break
+            written = await self._reindex_once(where, (done, done + total), on_progress, on_invalid, session)
+            done += written
+            if not written:
+                break
+        return done
+
+    def _stale(self) -> dict[str, Any]:
+        """The documents whose index values are not under exactly the written keys."""
+        wanted = list(self._keys.written_index_keys)
+        if len(wanted) > 1:
+            return {"idx.kid": {"$ne": wanted}}
+        return {"$or": [{"idx.kid": {"$ne": wanted[0]}}, {"idx.kid": {"$type": "array"}}]}
+
+    async def _number_of(self, where: Mapping[str, Any], session: Any) -> int:
+        return self.number_of(await settle(self._primary.count_documents(where, collation=BYTE_BY_BYTE, session=session)))
+
+    async def _reindex_once(
+        self, where: Mapping[str, Any], state: tuple[int, int], on_progress: OnProgress | None, on_invalid: OnInvalid, session: Any
+    ) -> int:
+        cursor = self._primary.find(where, collation=BYTE_BY_BYTE, batch_size=_BATCH, session=session)
+        written, batch = 0, []
+        while (document := await next_of(cursor)) is not END:
+            replaced = await self._replacement(raw_of(document), on_invalid)
+            batch += [] if replaced is None else [replaced]
+            if len(batch) == _BATCH:
+                written += await self._write_batch(batch, session)
+                batch = []
+                await self._report(on_progress, state[0] + written, state[1])
+        if batch:
+            written += await self._write_batch(batch, session)
+        await self._report(on_progress, state[0] + written, state[1])
+        return written
+
+    async def _report(self, on_progress: OnProgress | None, done: int, total: int) -> None:
+        if on_progress is not None:
+            await self._answer_of(on_progress(done, max(done, total)))
+
+    async def _replacement(self, raw: bytes, on_invalid: OnInvalid) -> ReplaceOne[Any] | None:
+        """Compare-and-set: whoever writes in between writes under the same keys."""
+        try:
+            anew = self._naming(self.codec.reindexed, raw)
+        except (EnvelopeError, UnknownKeyError) as error:
+            if on_invalid == "raise":
+                raise
+            invalid = error
+        else:
+            where = self._where(envelope.identify(raw), self._shard(raw) if self._shard_key else ())
+            return ReplaceOne(where | {"hmac": envelope.tag_of(raw)}, as_document(anew), collation=BYTE_BY_BYTE)
+        if callable(on_invalid):
+            await self._answer_of(on_invalid(invalid))
+        return None
+
+    async def _write_batch(self, batch: list[ReplaceOne[Any]], session: Any) -> int:
+        result = await settle(self.collection.bulk_write(batch, ordered=False, session=session))
+        return self.number_of(result.matched_count)
+
+    async def search_by(self, kid: str, *, session: Any) -> KeyRing:
+        """A ring that searches by another index key; refused while a document has no values under it."""
+        ring = self._keys.searching_by(kid)
+        lacking = await self._number_of({"idx.kid": {"$ne": kid}}, session)
+        if lacking:
+            raise ConfigurationError(
+                f"{self.name}: {lacking} documents have no index values under {kid}, and would not be found. reindex() writes them"
+            )
+        return ring
+
+    async def retire_index_key(self, kid: str, *, session: Any) -> KeyRing:
+        """A ring without an index key; refused while a document has values under it."""
+        ring = self._keys.without_index_key(kid)
+        left = await self._number_of({"idx.kid": kid}, session)
+        if left:
+            raise ConfigurationError(
+                f"{self.name}: {left} documents have index values under {kid}. reindex() writes them anew without"
+            )
+        return ring
+
+    # --- is all well? -------------------------------------------------------------------------------------------------
+
+    async def verify(self, where: Filter, *, on_invalid: OnInvalid, session: Any) -> int:
+        """Open every document that matches and compute again what stands in the clear; how many documents are right."""
+        compiled = self._compiled(where, None)
+        cursor = self.collection.find(compiled.server, collation=BYTE_BY_BYTE, session=session)
+        asked, right = Asked(compiled.server), 0
+        while (document := await next_of(cursor)) is not END:
+            raw = raw_of(document)
+            try:
+                identity, _, model = self._naming(self.codec.verify_bson, raw)
+                self._check_answer(raw, asked, identity)
+            except (EnvelopeError, UnknownKeyError) as error:
+                if on_invalid == "raise":
+                    raise
+                invalid = error
+            else:
+                right += compiled.sift is None or compiled.sift(decoded(document), model.__dict__)
+                continue
+            if callable(on_invalid):
+                await self._answer_of(on_invalid(invalid))
+        return right
+
+    async def doctor(self, *, indexes: Sequence[Any], session: Any) -> list[Finding]:
+        """What is wrong with the collection, as the server says."""
+        options = await options_of(self._primary, session)
+        if options is None:
+            return [Finding("no collection", f"{self.name} is not there yet: setup() makes it")]
+        ours = guard.validator(self.schema)
+        findings = []
+        if not guard.installed(options.get("validator"), ours) or options.get("validationAction", "error") != "error":
+            text = "other clients can write plaintext: setup() puts the guard up"
+            findings.append(Finding("no guard", text))
+        elif options.get("validationLevel", "strict") != "strict":
+            findings.append(Finding("no guard", "the guard lets pass what replaces a document that it would refuse: setup()"))
+        missing = await missing_indexes(self._primary, wanted_indexes(self.schema, indexes), session)
+        findings += [Finding("missing index", f"{each.name}: setup() makes it") for each in missing]
+        findings += await self._parallel_indexes(session)
+        for kind, where, text in self._complaints(ours):
+            if count := await self._number_of(where, session):
+                findings.append(Finding(kind, text, count, await self._examples(where, session)))
+        return findings
+
+    def _complaints(self, ours: Mapping[str, Any]) -> list[tuple[str, dict[str, Any], str]]:
+        """What to look for among the documents, and what to say of it."""
+        sealed: dict[str, Any] = {"hmac": {"$type": "binData"}, "data": {"$type": "binData"}, "v": 1}
+        known: dict[str, Any] = {**sealed, "kid": {"$in": list(self._keys)}}
+        complaints = [
+            (
+                "plaintext",
+                {"hmac": {"$exists": False}, "data": {"$exists": False}},
+                "not sealed, and not verified: save them through us",
+            ),
+            ("version", {"hmac": {"$exists": True}, "v": {"$ne": 1}}, "of a version that this package does not read"),
+            ("unknown key", {**sealed, "kid": {"$nin": list(self._keys)}}, "sealed under keys that are not in this ring"),
+            ("not as the model is", {"hmac": {"$exists": True}, "v": 1, "$nor": [ours]}, _NOT_AS_THE_MODEL),
+        ]
+        if self.codec.indexer:
+            kids = list(self._keys.index_keys)
+            retired = {**known, "idx.kid": {"$exists": True, "$not": {"$in": kids}}}
+            complaints += [
+                ("retired index key", retired, "with index values under keys that are not in this ring: reindex()"),
+                (
+                    "not searchable",
+                    {**known, "idx.kid": {"$ne": self._keys.search_key}},
+                    "not found by their blind indexes: reindex()",
+                ),
+                (
+                    "index values",
+                    {**known, "idx.kid": {"$in": kids}, **self._stale()},
+                    "not under exactly the written index keys: reindex()",
+                ),
+            ]
+        return complaints
+
+    async def _examples(self, where: Mapping[str, Any], session: Any) -> tuple[Any, ...]:
+        cursor = self._primary.find(where, {"_id": 1}, limit=_EXAMPLES, collation=BYTE_BY_BYTE, session=session)
+        found = []
+        while (document := await next_of(cursor)) is not END:
+            found.append(envelope.identify(raw_of(document)))
+        return tuple(found)
+
+    async def _parallel_indexes(self, session: Any) -> list[Finding]:
+        there = (await settle(self._primary.index_information(session=session))).values()
+        several = [index for index in there if sum(str(key[0]).startswith("idx.") for key in index["key"]) > 1]
+        return [Finding("parallel arrays", f"{len(several)} {_PARALLEL}")] if several else []
+
+
+_PARALLEL: Final = (
+    "of an index on two blind indexes: while an index key is replaced, both are arrays, and MongoDB refuses every write. Drop it"
+)
+_NOT_AS_THE_MODEL: Final = (
+    "with a name or a type in the clear that the model does not have (any more): somebody edited them, or the model has changed "
+    "since. Load and save them"
+)
