@@ -26,7 +26,7 @@ from bson.decimal128 import Decimal128
 
 from . import envelope
 
-__all__ = ["Asked", "comparable", "distinct_values", "has_operators", "is_position", "same"]
+__all__ = ["Asked", "AskedValue", "comparable", "distinct_values", "has_operators", "is_position", "same"]
 
 
 _Check = Callable[[dict[str, Any]], bool]
@@ -44,6 +44,20 @@ class Asked:
     def is_answered_by(self, raw: bytes) -> bool:
         """Whether nothing speaks against it. ``raw``: a document whose tag has been verified, as BSON."""
         return not self._checks or _all(self._checks, bson.decode(raw, envelope.CODEC_OPTIONS))
+
+
+class AskedValue:
+    """The short form of `Asked` for one value of one blind index, which is asked most. Immutable."""
+
+    def __init__(self, name: str, value: bytes) -> None:
+        """``name``: of the index; ``value``: what is asked for."""
+        self._asked = {f"idx.{name}": value}
+        #: the element of ``idx`` that answers it, unless the values are an array
+        self.element = b"\x05" + name.encode() + b"\x00" + len(value).to_bytes(4, "little") + b"\x00" + value
+
+    def is_answered_by(self, raw: bytes) -> bool:
+        """As `Asked`."""
+        return Asked(self._asked).is_answered_by(raw)
 
 
 def _all(checks: list[_Check], document: dict[str, Any]) -> bool:

@@ -143,6 +143,14 @@ class Definition:
         """Of one value for each part, of which None is asked for if it is None; None if a part has no normal form."""
         return _joined([_encoded(part, fields[part.field], none=True) for part in self.parts])
 
+    def encoded_text(self, value: Any) -> bytes | None:
+        """The encoding of a text, for an index on one field; None for what `encoding` has to look at."""
+        try:
+            form = self.parts[0].normalizer.apply(value)
+            return b"\x04" + form.encode() if type(form) is str else None
+        except ValueError:
+            return None
+
     def numbered(self, number: int) -> bytes:
         """The encoding of a bucket."""
         return encode(number)
@@ -178,6 +186,7 @@ class Indexer(NeverLeaves):
         self._definitions = sorted(definitions, key=lambda each: each.name.encode())
         self._keys = keys
         self._context = context
+        self._searched = keys.search_key or ""
         self._tags: dict[tuple[str, str], Callable[[bytes], bytes]] = {}
         if self._definitions and keys.search_key is None:
             raise ConfigurationError(
@@ -204,9 +213,7 @@ class Indexer(NeverLeaves):
 
     def asked(self, definition: Definition, encoding: bytes) -> bytes:
         """The value that a search asks for."""
-        kid = self._keys.search_key
-        assert kid is not None  # noqa: S101 - __init__ has seen it; for mypy
-        return self._value(definition, kid, encoding)
+        return self._value(definition, self._searched, encoding)
 
     def _value(self, definition: Definition, kid: str, encoding: bytes) -> bytes:
         tag = self._tags.get((kid, definition.name))

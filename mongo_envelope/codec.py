@@ -176,6 +176,10 @@ class DocumentCodec(Generic[Model]):
             return self.verify_bson(raw)
         return self._fast.open(raw) or self._open_plainly(raw)
 
+    def open_at_once(self, raw: bytes, element: bytes) -> tuple[Any, bytes, Model] | None:
+        """As `open_bson`, if the short way will do and ``idx`` has this element; otherwise None."""
+        return None if self._verify_on_load else self._fast.open(raw, element)
+
     def verify(self, document: Document) -> Model:
         """Open, and compute again from the decrypted values what stands in the clear for their sake: index values and projections.
 

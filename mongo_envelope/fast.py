@@ -77,8 +77,11 @@ class FastReader(Generic[Model]):
         self._context = context
         self._working: dict[bytes, tuple[_Tag, _Decrypt]] = {}  # by the whole kid element
 
-    def open(self, raw: bytes) -> tuple[Any, bytes, Model] | None:  # noqa: C901, PLR0912, PLR0915 - flat: see above
-        """``(_id, hmac, model)``, or None for a document that the plain way has to look at."""
+    def open(self, raw: bytes, expected: bytes = b"") -> tuple[Any, bytes, Model] | None:  # noqa: C901, PLR0912, PLR0915 - flat: see above
+        """``(_id, hmac, model)``, or None for a document that the plain way has to look at.
+
+        ``expected``: an element of ``idx``, without which a document is one of these.
+        """
         try:
             # 1. The frame. An element runs from one number in `starts` to the next.
             stop = len(raw) - 44
@@ -119,7 +122,9 @@ class FastReader(Generic[Model]):
                 if not _is_valid(raw, raw[at], at + width, starts[number + 1]):
                     return None
             idx = self._idx
-            if idx and not _is_plain_idx(raw, starts[idx] + 9, starts[idx + 1] - 1):
+            if idx and not (
+                _is_plain_idx(raw, starts[idx] + 9, starts[idx + 1] - 1) and expected in raw[starts[idx] : starts[idx + 1]]
+            ):
                 return None
             iv, data = starts[self._iv], starts[self._data]
             kind = raw[4]

@@ -24,7 +24,7 @@ from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.collection import Collection
 
 from . import envelope
-from .answer import Asked, same
+from .answer import Asked, AskedValue, same
 from .bridge import settle
 from .codec import DocumentCodec
 from .errors import (
@@ -124,15 +124,18 @@ class Flows(Generic[Model]):
         document = bson.decode(raw, envelope.CODEC_OPTIONS)
         return tuple(document.get(name) for name in self._shard_key)
 
-    def open(self, document: RawBSONDocument, asked: Asked | None = None) -> tuple[Any, Model]:
+    def open(self, document: RawBSONDocument, asked: Asked | AskedValue | None = None) -> tuple[Any, Model]:
         """Verify and open one document, and let the instance remember it. The verified ``_id``, and the model."""
         raw = raw_of(document)
-        identity, tag, model = self._naming(self.codec.open_bson, raw)
-        self._check_answer(raw, asked, identity)
+        opened = self.codec.open_at_once(raw, asked.element) if type(asked) is AskedValue else None
+        if opened is None:
+            opened = self._naming(self.codec.open_bson, raw)
+            self._check_answer(raw, asked, opened[0])
+        identity, tag, model = opened
         remember(model, self.place, identity, (self._revision(tag, raw),))
         return identity, model
 
-    def _check_answer(self, raw: bytes, asked: Asked | None, identity: Any) -> None:
+    def _check_answer(self, raw: bytes, asked: Asked | AskedValue | None, identity: Any) -> None:
         if asked is not None and not asked.is_answered_by(raw):
             raise IntegrityError(
                 "the server answered with a document that does not match the filter: a genuine one, but not one that was asked for"

@@ -57,6 +57,8 @@ def compile_search(schema: Schema[Any], given: Mapping[str, Any] | None, indexer
 
     ``indexer``: computes the values of blind indexes; without one, sensitive fields are refused.
     """
+    if indexer and given is not None and (compiled := Blind.at_once(schema, indexer, given)) is not None:
+        return compiled
     try:
         return Compiled.of(Clear({}) if given is None else _search(schema, given, indexer, Pins(schema)))
     except RecursionError:

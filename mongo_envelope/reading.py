@@ -15,7 +15,7 @@ import bson
 from pydantic import BaseModel
 
 from . import envelope
-from .answer import Asked, comparable, distinct_values
+from .answer import Asked, AskedValue, comparable, distinct_values
 from .bridge import settle
 from .codec import Metadata
 from .errors import DocumentNotFoundError, EnvelopeError, IntegrityError, MalformedEnvelopeError, QueryError, UnknownKeyError
@@ -44,7 +44,7 @@ class Found:
     """A cursor of the driver, and what its documents have to be."""
 
     cursor: Any
-    asked: Asked | None
+    asked: Asked | AskedValue | None
     on_invalid: OnInvalid
     sift: Sift | None = None
     metadata: bool = False
@@ -141,7 +141,7 @@ class Reading(Flows[Model]):
             raise QueryError('fields="metadata" decrypts nothing, and this filter is answered exactly only after decryption')
         if sort is not None:
             options["sort"] = compile_sort(self.schema, sort)
-        asked = Asked(compiled.server) if compiled.server and collation is None else None
+        asked = _asked(compiled) if compiled.server and collation is None else None
         return compiled, Found(None, asked, "raise", compiled.sift, metadata=fields is not None), self._options(options)
 
     def _compiled(self, where: Filter, collation: Any) -> Compiled:
@@ -197,7 +197,7 @@ class Reading(Flows[Model]):
             return model
         return None
 
-    def _metadata(self, raw: bytes, asked: Asked | None) -> Metadata:
+    def _metadata(self, raw: bytes, asked: Asked | AskedValue | None) -> Metadata:
         identity, fields = self._naming(self.codec.metadata_bson, raw)
         self._check_answer(raw, asked, identity)
         return Metadata(self.schema.model.__name__, fields)
@@ -263,6 +263,10 @@ class Reading(Flows[Model]):
                 for value in distinct_values(decoded(document), stored):
                     values.setdefault(comparable(value), value)
         return list(values.values())
+
+
+def _asked(compiled: Compiled) -> Asked | AskedValue:
+    return Asked(compiled.server) if compiled.value is None else AskedValue(*compiled.value)
 
 
 def decoded(document: Any) -> dict[str, Any]:

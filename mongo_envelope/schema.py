@@ -105,6 +105,15 @@ class Schema(Generic[Model]):
         self.sensitive = frozenset(sensitive)
         self.blind = blind  #: the blind indexes
         self.blind_names = tuple(sorted(each.name for each in blind))
+        #: fields of text whose first index needs nothing but the value, and answers exactly
+        self.searched_at_once = {
+            each.owner.field: each
+            for each in reversed([each for each in blind if not each.ranges])
+            if set(sensitive[each.owner.field].types) <= {str, type(None)}
+        }
+        for name, each in list(self.searched_at_once.items()):
+            if not each.exact or len(each.parts) > 1:
+                del self.searched_at_once[name]
         self._plan = plan
         self._may_have_moved = self.sensitive - envelope.RESERVED
         self._by_name = {field.name: field for field in self.stored} | {field.stored: field for field in self.stored}

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
-from typing import Any, Final, Protocol, Self
+from typing import Any, Final, NamedTuple, Protocol, Self
 
 from bson import Regex
 
@@ -58,12 +58,12 @@ class Part(Protocol):
         """What is left to be decided of a document that the server has found."""
 
 
-@dataclass(frozen=True, slots=True)
-class Compiled:
+class Compiled(NamedTuple):
     """A filter, ready to be asked."""
 
     server: dict[str, Any]
-    sift: Sift | None  #: None: the server's answer is the answer
+    sift: Sift | None = None  #: None: the server's answer is the answer
+    value: tuple[str, bytes] | None = None  #: the index and its value, if nothing else is asked
 
     @classmethod
     def of(cls, part: Part) -> Self:
@@ -249,6 +249,21 @@ class Blind:
                 "looked for: BlindIndex(name=…, normalize=lambda value: …, normalize_id=…)"
             )
         return cls(schema, indexer, pins, name, found) if found else None
+
+    @classmethod
+    def at_once(cls, schema: Schema[Any], indexer: Indexer, given: Mapping[str, Any]) -> Compiled | None:
+        """The short way for what is asked most: one text in one field. None for all else, and for what is to be refused."""
+        if type(given) is not dict or len(given) != 1:
+            return None
+        [(name, value)] = given.items()
+        definition = schema.searched_at_once.get(name)
+        if definition is None or type(value) is not str:
+            return None
+        encoding = definition.encoded_text(schema.validated(name, value))
+        if encoding is None:
+            return None
+        asked = indexer.asked(definition, encoding)
+        return Compiled({f"idx.{definition.name}": asked}, value=(definition.name, asked))
 
     def condition(self, given: Any) -> Part:
         """A value, or operators."""

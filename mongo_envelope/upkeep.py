@@ -190,12 +190,8 @@ class Upkeep(Writing[Model]):
         """What to look for among the documents, and what to say of it."""
         sealed: dict[str, Any] = {"hmac": {"$type": "binData"}, "data": {"$type": "binData"}, "v": 1}
         known: dict[str, Any] = {**sealed, "kid": {"$in": list(self._keys)}}
-        complaints = [
-            (
-                "plaintext",
-                {"hmac": {"$exists": False}, "data": {"$exists": False}},
-                "not sealed, and not verified: save them through us",
-            ),
+        complaints: list[tuple[str, dict[str, Any], str]] = [
+            ("plaintext", {"hmac": {"$exists": False}}, "not sealed, so that nothing in them is verified: save them through us"),
             ("version", {"hmac": {"$exists": True}, "v": {"$ne": 1}}, "of a version that this package does not read"),
             ("unknown key", {**sealed, "kid": {"$nin": list(self._keys)}}, "sealed under keys that are not in this ring"),
             ("not as the model is", {"hmac": {"$exists": True}, "v": 1, "$nor": [ours]}, _NOT_AS_THE_MODEL),
@@ -203,18 +199,12 @@ class Upkeep(Writing[Model]):
         if self.codec.indexer:
             kids = list(self._keys.index_keys)
             retired = {**known, "idx.kid": {"$exists": True, "$not": {"$in": kids}}}
+            unsearchable = {**known, "idx.kid": {"$ne": self._keys.search_key}}
+            stale = {**known, "$and": [{"idx.kid": {"$in": kids}}, self._stale()]}
             complaints += [
                 ("retired index key", retired, "with index values under keys that are not in this ring: reindex()"),
-                (
-                    "not searchable",
-                    {**known, "idx.kid": {"$ne": self._keys.search_key}},
-                    "not found by their blind indexes: reindex()",
-                ),
-                (
-                    "index values",
-                    {**known, "idx.kid": {"$in": kids}, **self._stale()},
-                    "not under exactly the written index keys: reindex()",
-                ),
+                ("not searchable", unsearchable, "not found by their blind indexes: reindex()"),
+                ("index values", stale, "not under exactly the written index keys: reindex()"),
             ]
         return complaints
 

@@ -648,4 +648,7 @@ def test_stages_at_random_answer_the_same_or_are_refused(twins: Twins, pipeline:
             list(twins.sealed.aggregate(found.stages))
         return
     event("whole" if found.whole else f"answered, {'not ' * bool(expected)}empty")
-    assert as_a_set(twins.answer(pipeline)) == as_a_set(expected)
+    answer, wanted = as_a_set(twins.answer(pipeline)), as_a_set(expected)
+    if answer != wanted:  # a $limit or $first behind a $group may take another document each time: then both do
+        answers = {as_a_set(twins.answer(pipeline)) for _ in range(20)} | {answer}
+        assert answers & ({as_a_set(twins.in_the_clear(pipeline)) for _ in range(20)} | {wanted}), (answer, wanted)
