@@ -2,6 +2,7 @@
 
 from .blind import BlindIndex, Bucket
 from .codec import DocumentCodec, Metadata
+from .conditions import where
 from .cursor import AsyncCursor, Cursor
 from .errors import (
     ConfigurationError,
@@ -25,7 +26,6 @@ from .keys import DataKey, IndexKey, KeyRing
 from .repository import AsyncRepository, Repository
 from .schema import Queryable, Sensitive
 from .upkeep import Finding
-from .where import where
 
 __version__ = "0.1.0"
 

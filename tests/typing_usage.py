@@ -30,7 +30,7 @@ from mongo_envelope import (
     UnknownKeyError,
     embedded,
 )
-from mongo_envelope.where import any_element, contains, contains_all, is_, is_in, not_, not_in, present, where
+from mongo_envelope.conditions import any_element, contains, contains_all, is_, is_in, not_, not_in, present, where
 
 
 class Customer(BaseModel):

@@ -27,9 +27,7 @@ from pymongo.database import Database
 from typing_extensions import TypeAliasType, TypedDict
 
 from mongo_envelope import Queryable, QueryError
-from mongo_envelope.query import compile_filter
-from mongo_envelope.schema import Schema
-from mongo_envelope.where import (
+from mongo_envelope.conditions import (
     Condition,
     any_element,
     contains,
@@ -41,6 +39,8 @@ from mongo_envelope.where import (
     present,
     where,
 )
+from mongo_envelope.query import compile_filter
+from mongo_envelope.schema import Schema
 
 DAY = datetime(2024, 1, 31, tzinfo=UTC)
 SECRET = "correct horse battery staple"
