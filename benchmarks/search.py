@@ -62,7 +62,7 @@ def fill(repository: Repository[Searched], plain: Any, documents: int) -> list[s
 
 
 def compare(searches: dict[str, Callable[[str], Any]], emails: list[str], rounds: int) -> dict[str, list[float]]:
-    """µs for one search, round by round. Each round has both sides, in the order plain, ours, ours, plain, or the other way round."""
+    """µs for one search, round by round: each is plain, ours, ours, plain, or the other way round."""
     times: dict[str, list[float]] = {name: [] for name in searches}
     names = list(searches)
     for number in track(range(WARM_UP + rounds), "searching", console=console, transient=True):
@@ -103,9 +103,9 @@ def main() -> None:
         repository.setup()
         plain.create_index("email", unique=True)
         emails = fill(repository, plain, options.documents)
-        where = {
-            "idx.email": repository.codec.seal(Searched.model_validate(repository.find_one({"email": emails[0]})))["idx"]["email"]
-        }
+        sealed = client.bench.searched.find_one()
+        hidden = {"idx.email": (sealed or {})["idx"]["email"]}
+        stages = stage(client, "searched", hidden), stage(client, "plain_searched", {"email": emails[0]})
         searches: dict[str, Callable[[str], Any]] = {
             "plain": lambda email: Plain.model_validate(plain.find_one({"email": email})),
             "ours": lambda email: repository.find_one({"email": email}),
@@ -114,12 +114,10 @@ def main() -> None:
         ratios = [ours / theirs for ours, theirs in zip(times["ours"], times["plain"], strict=True)]
         low, ratio, high = statistics.quantiles(ratios, n=4)
         verdict = "held" if ratio <= BAR else "above"
+        console.print(f"{options.documents:,} documents; ours is found by {stages[0]}, plain by {stages[1]}")
         console.print(
-            f"{options.documents:,} documents, {stage(client, 'searched', where)} and {stage(client, 'plain_searched', {'email': emails[0]})}"
-        )
-        console.print(
-            f"find one by e-mail: plain {statistics.median(times['plain']):.1f} µs, ours {statistics.median(times['ours']):.1f} µs, "
-            f"ratio {ratio:.3f} ({low:.2f} to {high:.2f}), bar {BAR:.2f}: {verdict}"
+            f"find one by e-mail: plain {statistics.median(times['plain']):.1f} µs, "
+            f"ours {statistics.median(times['ours']):.1f} µs, ratio {ratio:.3f} ({low:.2f} to {high:.2f}), bar {BAR:.2f}: {verdict}"
         )
 
 

@@ -49,15 +49,17 @@ class Asked:
 class AskedValue:
     """The short form of `Asked` for one value of one blind index, which is asked most. Immutable."""
 
-    def __init__(self, name: str, value: bytes) -> None:
-        """``name``: of the index; ``value``: what is asked for."""
-        self._asked = {f"idx.{name}": value}
-        #: the element of ``idx`` that answers it, unless the values are an array
-        self.element = b"\x05" + name.encode() + b"\x00" + len(value).to_bytes(4, "little") + b"\x00" + value
+    __slots__ = ("_name", "_value", "element")
+
+    def __init__(self, name: str, value: bytes, element: bytes) -> None:
+        """``name``: of the index, as stored. ``element``: that of ``idx`` which answers it, unless the values are an array."""
+        self._name = name
+        self._value = value
+        self.element = element
 
     def is_answered_by(self, raw: bytes) -> bool:
         """As `Asked`."""
-        return Asked(self._asked).is_answered_by(raw)
+        return Asked({self._name: self._value}).is_answered_by(raw)
 
 
 def _all(checks: list[_Check], document: dict[str, Any]) -> bool:

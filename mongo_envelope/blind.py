@@ -9,6 +9,7 @@ of index gives away is in docs/querying.md.
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -96,7 +97,7 @@ class Part:
         return self.normalizer.apply(value)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Definition:
     """One blind index of a model."""
 
@@ -111,6 +112,16 @@ class Definition:
     def owner(self) -> Part:
         """The field that it is declared on."""
         return self.parts[-1]
+
+    @functools.cached_property
+    def stored(self) -> str:
+        """Where its values stand in a stored document."""
+        return f"idx.{self.name}"
+
+    @functools.cached_property
+    def head(self) -> bytes:
+        """What stands before a value in the BSON of ``idx``, if that is no array: type, name, length, subtype."""
+        return b"\x05" + self.name.encode() + b"\x00" + (self.bits // 8).to_bytes(4, "little") + b"\x00"
 
     @property
     def exact(self) -> bool:

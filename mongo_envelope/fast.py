@@ -18,12 +18,13 @@ from json.encoder import encode_basestring
 from typing import Any, Final, Generic, TypeVar
 from uuid import UUID
 
+import bson
 from bson import Int64, ObjectId
 from pydantic import BaseModel
 
 from . import envelope
 from .errors import EnvelopeError, KeyUnavailableError
-from .keys import KeyRing, is_kid
+from .keys import KeyRing
 from .lossless.reading import LOAD
 from .schema import Schema
 
@@ -69,6 +70,7 @@ class FastReader(Generic[Model]):
             (encode_basestring(field.name) + ":", place[field.stored], self._names[place[field.stored]][1]) for field in spliced
         )
         self._idx = place.get("idx", 0)
+        self._is_idx_at = _Idx(schema, keys).is_at
         others = place.keys() - {field.stored for field in spliced} - {"v", "kid", "iv", "data", "idx"}
         self._others = tuple((place[name], self._names[place[name]][1]) for name in sorted(others))
         self._identity = schema.identity.name
@@ -77,7 +79,9 @@ class FastReader(Generic[Model]):
         self._context = context
         self._working: dict[bytes, tuple[_Tag, _Decrypt]] = {}  # by the whole kid element
 
-    def open(self, raw: bytes, expected: bytes = b"") -> tuple[Any, bytes, Model] | None:  # noqa: C901, PLR0912, PLR0915 - flat: see above
+    def open(  # noqa: C901, PLR0912, PLR0915 - flat: see above
+        self, raw: bytes, expected: bytes = b""
+    ) -> tuple[Any, bytes, Model] | None:
         """``(_id, hmac, model)``, or None for a document that the plain way has to look at.
 
         ``expected``: an element of ``idx``, without which a document is one of these.
@@ -123,7 +127,7 @@ class FastReader(Generic[Model]):
                     return None
             idx = self._idx
             if idx and not (
-                _is_plain_idx(raw, starts[idx] + 9, starts[idx + 1] - 1) and expected in raw[starts[idx] : starts[idx + 1]]
+                self._is_idx_at(raw, starts[idx] + 9, starts[idx + 1] - 1) and expected in raw[starts[idx] : starts[idx + 1]]
             ):
                 return None
             iv, data = starts[self._iv], starts[self._data]
@@ -187,24 +191,48 @@ class FastReader(Generic[Model]):
         return held if type(held) is UUID and held.bytes == value else UUID(bytes=value)
 
 
-def _is_plain_idx(raw: bytes, at: int, end: int) -> bool:
-    """Whether the elements from ``at`` are a kid and values, each once and of the type that `envelope` asks. Arrays: no."""
-    names = set()
-    while at < end:
-        value = raw.index(b"\x00", at + 1, end) + 1
-        name, counted = raw[at + 1 : value - 1], _length(raw, value)[0]
-        kind, at = raw[at], value + 4 + counted
-        if name == b"kid":
-            if kind != _STRING or at > end or raw[at - 1] or not is_kid(raw[value + 4 : at - 1].decode()):
-                return False
+class _Idx:
+    """What ``idx`` looks like as this model seals it: whether a verified one does. No other is taken the short way."""
+
+    def __init__(self, schema: Schema[Any], keys: KeyRing) -> None:
+        written = list(keys.written_index_keys)
+        self._kids = tuple(
+            bson.encode({"kid": kids})[4:-1] for kids in ([*keys.index_keys, written] if len(written) > 1 else keys.index_keys)
+        )
+        in_order = sorted(schema.blind, key=lambda each: each.name.encode())
+        #: of each index: a single value's element up to the value, an array's up to its length, the size of a value
+        self._values = tuple((each.head, b"\x04" + each.head[1:-5], each.bits // 8) for each in in_order)
+
+    def is_at(self, raw: bytes, at: int, end: int) -> bool:
+        """Whether between ``at`` and ``end`` there are a kid of ours, or several, and then values in the order of their names."""
+        for kid in self._kids:
+            if raw.startswith(kid, at):
+                at += len(kid)
+                break
         else:
-            at += 1
-            if kind != _BINARY or counted < 0 or raw[value + 4] or not name.isascii():
-                return False
-        if name in names:
             return False
-        names.add(name)
-    return at == end and b"kid" in names and raw[end] == 0
+        for single, array, size in self._values:
+            if raw.startswith(single, at):
+                at += len(single) + size
+            elif raw.startswith(array, at):
+                at += len(array)
+                if not _are_values(raw, at, size):
+                    return False
+                at += _length(raw, at)[0]
+        return at == end and raw[end] == 0
+
+
+def _are_values(raw: bytes, at: int, size: int) -> bool:
+    """Whether an array of values, each of this size, begins here."""
+    end, at, number = at + _length(raw, at)[0] - 1, at + 4, 0
+    head = size.to_bytes(4, "little") + b"\x00"
+    while at < end:
+        name = b"\x05%d\x00" % number + head
+        if not raw.startswith(name, at):
+            return False
+        at += len(name) + size
+        number += 1
+    return bool(at == end and raw[end] == 0)
 
 
 def _is_valid(raw: bytes, kind: int, at: int, end: int) -> bool:

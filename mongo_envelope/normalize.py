@@ -108,6 +108,8 @@ def exact(value: Any) -> Any:
 
 def casefold(text: str) -> str:
     """Without regard to case: NFC(casefold(NFC(x))), because folding can decompose."""
+    if text.isascii():
+        return text.lower()
     return _by_unicode_14(lambda part: _nfc(_nfc(part).casefold()), text)
 
 

@@ -26,7 +26,7 @@ from .provision import BYTE_BY_BYTE
 from .query import compile_search, compile_sort
 from .revision import Content, remember
 from .schema import plain
-from .search import Compiled, Sift
+from .search import Blind, Compiled, Sift
 
 __all__ = ["Found", "Hint", "OnInvalid", "Reading", "decoded"]
 
@@ -106,12 +106,19 @@ class Reading(Flows[Model]):
 
     async def find_one(self, where: Filter, *, sort: SortKey | None, session: Any, **options: Any) -> Any:
         """The first document that matches, or None."""
+        if sort is None and not any(options.values()) and (at_once := self._at_once(where)) is not None:
+            document = await settle(self.collection.find_one(at_once.server, collation=BYTE_BY_BYTE, session=session))
+            return None if document is None else self.open(document, _asked(at_once))[1]
         compiled, found, options = self._question(where, sort, options)
         if compiled.sift is not None:
             found.cursor = self.collection.find(compiled.server, session=session, **options)
             return await self._first(found)
         document = await settle(self.collection.find_one(compiled.server, session=session, **options))
         return None if document is None else self._opened(document, found)
+
+    def _at_once(self, where: Filter) -> Compiled | None:
+        """What is asked most: one value of one blind index, and nothing else."""
+        return Blind.at_once(self.schema, self.codec.indexer, where) if type(where) is dict else None
 
     async def _first(self, found: Found) -> Any:
         try:
@@ -266,7 +273,10 @@ class Reading(Flows[Model]):
 
 
 def _asked(compiled: Compiled) -> Asked | AskedValue:
-    return Asked(compiled.server) if compiled.value is None else AskedValue(*compiled.value)
+    if compiled.value is None:
+        return Asked(compiled.server)
+    definition, value = compiled.value
+    return AskedValue(definition.stored, value, definition.head + value)
 
 
 def decoded(document: Any) -> dict[str, Any]:

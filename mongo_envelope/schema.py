@@ -105,15 +105,7 @@ class Schema(Generic[Model]):
         self.sensitive = frozenset(sensitive)
         self.blind = blind  #: the blind indexes
         self.blind_names = tuple(sorted(each.name for each in blind))
-        #: fields of text whose first index needs nothing but the value, and answers exactly
-        self.searched_at_once = {
-            each.owner.field: each
-            for each in reversed([each for each in blind if not each.ranges])
-            if set(sensitive[each.owner.field].types) <= {str, type(None)}
-        }
-        for name, each in list(self.searched_at_once.items()):
-            if not each.exact or len(each.parts) > 1:
-                del self.searched_at_once[name]
+        self.searched_at_once = self._searched_at_once()
         self._plan = plan
         self._may_have_moved = self.sensitive - envelope.RESERVED
         self._by_name = {field.name: field for field in self.stored} | {field.stored: field for field in self.stored}
@@ -143,6 +135,17 @@ class Schema(Generic[Model]):
         taken = {*model.model_fields, *model.model_computed_fields, *(field.stored for field in stored)}
         nodes = {name: places.fields[name] for name in model.model_fields}
         return cls(model, plan, stored, sensitive, definitions(model, wanted, nodes, taken))
+
+    def _searched_at_once(self) -> dict[str, tuple[Definition, bool]]:
+        """The text fields whose first index answers exactly and needs the value alone, and whether that is to be validated."""
+        found: dict[str, tuple[Definition, bool]] = {}
+        for name in {each.owner.field for each in self.blind}:
+            first = next((each for each in self.blind if each.owner.field == name and not each.ranges), None)
+            info = self.model.model_fields[name]
+            if first is not None and first.exact and len(first.parts) == 1 and set(self.places[name].types) <= {str, type(None)}:
+                bare = info.annotation is str and all(map(_is_marker, info.metadata)) and not _is_validated(self.model, name)
+                found[name] = first, not bare
+        return found
 
     @property
     def indexes(self) -> list[str]:
@@ -452,6 +455,15 @@ def _markers_of_fields(model: type[BaseModel]) -> dict[str, Marker]:
         if found is not None:
             markers[name] = found
     return markers
+
+
+def _is_validated(model: type[BaseModel], name: str) -> bool:
+    """Whether anything but the type of a text field may change what is assigned to it."""
+    decorators = model.__pydantic_decorators__
+    fields = [each.info.fields for each in decorators.field_validators.values()]
+    fields += [each.info.fields for each in decorators.validators.values()]
+    changes = ("str_strip_whitespace", "str_to_lower", "str_to_upper")
+    return any(name in each or "*" in each for each in fields) or any(model.model_config.get(each) for each in changes)
 
 
 def _annotated(computed: ComputedFieldInfo) -> Iterable[Any]:

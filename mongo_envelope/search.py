@@ -63,7 +63,7 @@ class Compiled(NamedTuple):
 
     server: dict[str, Any]
     sift: Sift | None = None  #: None: the server's answer is the answer
-    value: tuple[str, bytes] | None = None  #: the index and its value, if nothing else is asked
+    value: tuple[Definition, bytes] | None = None  #: the index and its value, if nothing else is asked
 
     @classmethod
     def of(cls, part: Part) -> Self:
@@ -256,14 +256,15 @@ class Blind:
         if type(given) is not dict or len(given) != 1:
             return None
         [(name, value)] = given.items()
-        definition = schema.searched_at_once.get(name)
-        if definition is None or type(value) is not str:
+        found = schema.searched_at_once.get(name)
+        if found is None or type(value) is not str:
             return None
-        encoding = definition.encoded_text(schema.validated(name, value))
+        definition, validated = found
+        encoding = definition.encoded_text(schema.validated(name, value) if validated else value)
         if encoding is None:
             return None
         asked = indexer.asked(definition, encoding)
-        return Compiled({f"idx.{definition.name}": asked}, value=(definition.name, asked))
+        return Compiled({definition.stored: asked}, None, (definition, asked))
 
     def condition(self, given: Any) -> Part:
         """A value, or operators."""
@@ -350,7 +351,7 @@ class Blind:
     def _found_by(self, definition: Definition, wanted: frozenset[bytes], is_wanted: Callable[[bytes | None], bool]) -> _Leaf:
         values = sorted({self._indexer.asked(definition, each) for each in wanted})
         condition: Any = values[0] if len(values) == 1 else {"$in": values}
-        return _Leaf({f"idx.{definition.name}": condition}, exact=definition.exact, true=_of_any(definition, is_wanted))
+        return _Leaf({definition.stored: condition}, exact=definition.exact, true=_of_any(definition, is_wanted))
 
     def _typed(self, value: Any) -> Any:
         """A value in the type of the field, as the model's validators make it of what people write."""
@@ -458,7 +459,7 @@ class Blind:
     def _in_buckets(self, definition: Definition, numbers: Iterable[int], is_meant: Callable[[Any], bool]) -> Part:
         asked = sorted({self._indexer.asked(definition, definition.numbered(each)) for each in numbers})
         field = self._field
-        return _Leaf({f"idx.{definition.name}": {"$in": asked}}, exact=False, true=lambda _, values: is_meant(values[field]))
+        return _Leaf({definition.stored: {"$in": asked}}, exact=False, true=lambda _, values: is_meant(values[field]))
 
 
 @dataclass(frozen=True, slots=True)

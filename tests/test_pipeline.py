@@ -368,6 +368,7 @@ REFUSED: list[tuple[Any, str]] = [
     ([*GROUP, {"$project": {"total": 1, "_id": 0}}, {"$project": {"x": "$_id"}}], "has no field '_id'"),
     ([*GROUP, {"$count": "n"}, {"$project": {"total": 1}}], "has no field 'total'"),
     ([*GROUP, {"$project": {"total": 0, "_id": 0}}, {"$sort": {"x": 1}}], "It has no names"),
+    ([*GROUP, {"$facet": {"a": SET, "b": [{"$sort": {"x": 1}}]}}], r"\$facet: b: \$sort: .*has no field 'x'"),
     # filters of the pipeline's own
     ([*GROUP, {"$match": []}], "takes a filter, a dict"),
     ([*GROUP, {"$match": {"$where": "1"}}], r"\$where is not served at the top of a filter"),
