@@ -62,10 +62,12 @@ def test_the_other_samples_of_the_readme_run_one_after_the_other(
     namespace["customers"] = mongo_envelope.Repository(
         namespace["Customer"], client[f"readme_{id(namespace)}"].customers, keys=namespace["keys"]
     )
+    namespace["client"] = client  # that of the first sample is closed by now
     for number, sample in enumerate(others, 2):
         exec(compile(sample, f"README.md, sample {number}", "exec", dont_inherit=True), namespace)
     assert "Customer.email is sensitive" in capsys.readouterr().out
     client.drop_database(f"readme_{id(namespace)}")
+    client.drop_database("crm")
 
 
 @pytest.mark.parametrize(
