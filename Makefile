@@ -6,7 +6,8 @@ PY := .venv/bin/python
 OLDEST := .venv-oldest/bin/python
 # What depends on the versions of pydantic, pymongo and cryptography: tested on the oldest ones, too.
 OLDEST_TESTS := tests/test_lossless.py tests/test_schema.py tests/test_codec.py tests/test_spec.py tests/test_answer.py \
-	tests/test_repository.py tests/test_flows.py tests/test_cursor.py tests/test_provision.py
+	tests/test_repository.py tests/test_flows.py tests/test_cursor.py tests/test_provision.py tests/test_blind.py \
+	tests/test_search.py tests/test_guard.py tests/test_pipeline.py tests/test_reading.py tests/test_writing.py tests/test_upkeep.py
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -49,9 +50,11 @@ vectors: .venv/.dev ## write spec/vectors anew from spec/reference.py; fails if 
 	@git diff --exit-code --stat -- spec || { echo "make vectors: the files of spec/ have changed: see git diff"; exit 1; }
 	@echo "make vectors: nothing has changed"
 
-bench: .venv/.bench ## what sealing costs against plaintext, in a minute: benchmarks/save_and_load.py
-	@echo "== make bench: running benchmarks/save_and_load.py"
-	@$(PY) benchmarks/save_and_load.py || { status=$$?; echo "make bench: FAILED"; exit $$status; }
+bench: .venv/.bench ## what sealing and searching cost against plaintext, in two minutes: benchmarks/
+	@for each in save_and_load search; do \
+		echo "== make bench: running benchmarks/$$each.py"; \
+		$(PY) benchmarks/$$each.py || { status=$$?; echo "make bench: FAILED"; exit $$status; }; \
+	done
 
 soak: .venv/.dev ## the long campaigns among the tests
 	@$(PY) -m pytest -m soak || { status=$$?; echo "make soak: FAILED"; exit $$status; }

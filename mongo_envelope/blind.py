@@ -88,10 +88,6 @@ class Part:
 
     def form(self, value: Any) -> Any:
         """The normal form of one value, or `NOTHING`. Raise `ValueError`, which names no value."""
-        if isinstance(value, SecretStr | SecretBytes):
-            value = value.get_secret_value()
-        elif isinstance(value, Enum):
-            value = value.value
         if self.real and type(value) is int:
             value = float(value)
         return self.normalizer.apply(value)
@@ -168,6 +164,10 @@ class Definition:
 
 
 def _encoded(part: Part, value: Any, *, none: bool) -> bytes | None:
+    if isinstance(value, SecretStr | SecretBytes):
+        value = value.get_secret_value()
+    elif isinstance(value, Enum):
+        value = value.value
     if value is None:
         return _NULL if none else None
     try:
@@ -216,10 +216,11 @@ class Indexer(NeverLeaves):
         under = self._keys.written_index_keys if kids is None else kids
         idx: dict[str, Any] = {"kid": under[0] if len(under) == 1 else list(under)}
         for each in self._definitions:
-            found = [self._value(each, kid, encoding) for encoding in each.encodings(values) for kid in under]
+            # Each once: short values of several elements, or under several keys, may be equal by chance.
+            found = {self._value(each, kid, encoding) for encoding in each.encodings(values) for kid in under}
             if found:
-                one = len(found) == 1 and (not each.owner.many or values[each.owner.field] is None)
-                idx[each.name] = found[0] if one else sorted(found)
+                one = len(under) == 1 and (not each.owner.many or values[each.owner.field] is None)
+                idx[each.name] = found.pop() if one else sorted(found)
         return idx
 
     def asked(self, definition: Definition, encoding: bytes) -> bytes:
@@ -247,6 +248,8 @@ _MICROSECOND: Final = timedelta(microseconds=1)
 
 def encode(value: Any) -> bytes:
     """The bytes of a normal form, type included. Raise `ValueError`, without the value, for one that has no encoding."""
+    if isinstance(value, Enum):
+        value = value.value
     encoder = _ENCODERS.get(type(value))
     if encoder is not None:
         return encoder(value)

@@ -125,11 +125,11 @@ class DocumentCodec(Generic[Model]):
             problem = str(error)
         raise PayloadError(f"{self.schema.model.__name__}: not saved: {problem}")
 
-    def reindexed(self, raw: bytes) -> bytes:
-        """The document sealed anew, with the index values of today's model and ring; metadata and payload are those that it had.
+    def reindexed(self, raw: bytes) -> tuple[Any, bytes]:
+        """The verified ``_id``, and the document sealed anew, with the index values of today's model and ring.
 
-        Raise what `open` raises, and `PayloadError` for a value that its index does not take, and for a document in which a field
-        stands in the clear that is sensitive now.
+        Metadata and payload are those that it had. Raise what `open` raises, and `PayloadError` for a value that its index does not
+        take, and for a document in which a field stands in the clear that is sensitive now.
         """
         document, payload = self._opened(raw)
         idx = self._idx(self.schema.join(document, payload))
@@ -138,7 +138,7 @@ class DocumentCodec(Generic[Model]):
         metadata = {name: value for name, value in document.items() if name == "_id" or name not in envelope.RESERVED}
         if self.indexer:
             metadata["idx"] = idx
-        return envelope.seal(metadata, payload, keys=self._keys, context=self.context)
+        return document["_id"], envelope.seal(metadata, payload, keys=self._keys, context=self.context)
 
     def open(self, document: Document) -> Model:
         """Verify, decrypt, validate. From bytes or a `RawBSONDocument` the guarantee is on every byte, from a dict on values.

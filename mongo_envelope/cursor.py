@@ -16,7 +16,7 @@ from .bridge import drive
 from .errors import QueryError
 from .flows import END, SortKey
 from .query import compile_sort
-from .reading import Found, Reading
+from .reading import Found, Reading, checked_count
 
 __all__ = ["AsyncCursor", "Cursor"]
 
@@ -33,36 +33,42 @@ class _Cursor(Generic[Model]):
 
     def sort(self, key: SortKey, direction: int | None = None) -> Self:
         """Sort by queryable fields: ``sort("created_at", -1)`` or ``sort([("tenant", 1), ("created_at", -1)])``."""
+        self._not_of_a_pipeline("$sort")
         self._cursor.sort(compile_sort(self._flows.schema, key, direction))
         return self
 
     def skip(self, count: int) -> Self:
         """Leave out the first ``count`` documents."""
+        self._not_of_a_pipeline("$skip")
         if self._found.sift is None:
             self._cursor.skip(count)
         else:
-            self._begin(count)
-            self._found.skip = count
+            self._begin()
+            self._found.skip = checked_count(count)
         return self
 
     def limit(self, count: int) -> Self:
         """Give at most ``count`` documents; 0 is no limit. A document that is skipped as invalid counts."""
+        self._not_of_a_pipeline("$limit")
         if self._found.sift is None:
             self._cursor.limit(count)
         else:
-            self._begin(count)
-            self._found.limit = abs(count)
+            self._begin()
+            self._found.limit = abs(checked_count(count, least=1 - 2**31))
         return self
 
-    def _begin(self, count: int) -> None:
+    def _not_of_a_pipeline(self, stage: str) -> None:
+        if self._found.pipeline:
+            raise QueryError(f"what comes out of a pipeline is shaped by the pipeline: put {stage} into it")
+
+    def _begin(self) -> None:
         """What pymongo checks, of a cursor whose documents are counted here, because they are sifted."""
-        self._cursor.clone().skip(abs(count))
         if self._cursor.retrieved or not self._cursor.alive:
             raise InvalidOperation("cannot set options after executing query")
 
     def _ask_for_one(self) -> None:
         """One document is enough, unless it may have to be skipped, or the loop has begun."""
-        if self._found.on_invalid == "raise" and self._found.sift is None:
+        if self._found.on_invalid == "raise" and self._found.sift is None and not self._found.pipeline:
             with contextlib.suppress(InvalidOperation):
                 self._cursor.limit(-1)  # one, and the cursor on the server is closed with it
 

@@ -6,10 +6,10 @@ names the field and what to write instead.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from enum import Enum
 from types import NoneType, UnionType
-from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Final, Literal, NamedTuple, Union, get_args, get_origin
 
 from pydantic import BaseModel, SecretBytes, SecretStr
 
@@ -24,23 +24,32 @@ __all__ = ["definitions"]
 _FEW: Final = 32
 
 
+class _Places(NamedTuple):
+    """The fields that an index may be on, and those of them that stand in the clear."""
+
+    nodes: Mapping[str, Node]
+    clear: Collection[str]
+
+
 def definitions(
-    model: type[BaseModel], wanted: Mapping[str, Sequence[BlindIndex | Bucket]], nodes: Mapping[str, Node], taken: set[str]
+    model: type[BaseModel], wanted: Mapping[str, Sequence[BlindIndex | Bucket]], nodes: Mapping[str, Node], clear: Mapping[str, str]
 ) -> tuple[Definition, ...]:
     """The indexes of a model, in the order in which they are declared.
 
-    ``wanted``: by field; ``nodes``: of all fields that an index may be on; ``taken``: names that mean something else in a filter.
+    ``wanted``: by field; ``nodes``: of all fields that an index may be on; ``clear``: the fields in the clear, with their stored
+    names.
     """
     found: dict[str, Definition] = {}
+    places = _Places(nodes, clear)
     for field, several in wanted.items():
         for each in several:
             where = f"{model.__name__}.{field}"
             if not isinstance(each, BlindIndex | Bucket):
                 raise SchemaError(f"{where}: index= takes a BlindIndex, a Bucket, or a list of them")
             definition = (
-                _bucket(where, field, each, nodes) if isinstance(each, Bucket) else _blind(where, model, field, each, nodes)
+                _bucket(where, field, each, nodes) if isinstance(each, Bucket) else _blind(where, model, field, each, places)
             )
-            _check_name(where, definition.name, taken - {field})
+            _check_name(where, definition.name, {*nodes, *clear, *clear.values()} - {field})
             if definition.name in found:
                 raise SchemaError(f"{where}: two blind indexes of the name {definition.name!r}. Give one of them name=…")
             found[definition.name] = definition
@@ -56,13 +65,13 @@ def _check_name(where: str, name: str, taken: set[str]) -> None:
         raise SchemaError(f"{where}: the blind index has the name of another field: {name!r}. Give it another name=…")
 
 
-def _blind(where: str, model: type[BaseModel], field: str, index: BlindIndex, nodes: Mapping[str, Node]) -> Definition:
+def _blind(where: str, model: type[BaseModel], field: str, index: BlindIndex, places: _Places) -> Definition:
     _check_bits(where, index.bits)
     if index.unique and index.bits < 128:
         raise SchemaError(f"{where}: unique needs values of 128 bits or more: two shorter ones may be equal by chance")
     own = _normalizer(where, index.normalize, index.normalize_id)
-    owner = _part(where, field, own, nodes[field])
-    around = tuple(_around(where, index, nodes))
+    owner = _part(where, field, own, places.nodes[field])
+    around = tuple(_around(where, index, places))
     parts = (*(part for part in around), owner)
     if len({part.field for part in parts}) < len(parts):
         raise SchemaError(f"{where}: within= names a field twice, or the field itself")
@@ -72,14 +81,19 @@ def _blind(where: str, model: type[BaseModel], field: str, index: BlindIndex, no
     return Definition(name, parts, index.bits, index.unique, index.none, ranges=False)
 
 
-def _around(where: str, index: BlindIndex, nodes: Mapping[str, Node]) -> Iterator[Part]:
+def _around(where: str, index: BlindIndex, places: _Places) -> Iterator[Part]:
     names = dict.fromkeys(index.within, "exact") if not isinstance(index.within, Mapping) else index.within
     if isinstance(index.within, str):
         raise SchemaError(f'{where}: within= takes several names: within=("{index.within}",)')
     for name, given in names.items():
-        if name not in nodes:
+        if name not in places.nodes:
             raise SchemaError(f"{where}: within= names {str(name)[:64]!r}, which is no field of the model")
-        part = _part(where, name, _normalizer(where, given, None), nodes[name])
+        part = _part(where, name, _normalizer(where, given, None), places.nodes[name])
+        if places.nodes[name].rounds and name in places.clear:
+            raise SchemaError(
+                f"{where}: within= names {name}, which BSON rounds, so that a filter cannot say exactly what it is equal to. Use "
+                "one that is text, a whole number or an id"
+            )
         if part.many:
             raise SchemaError(f"{where}: within= names {name}, which is a list: only the field itself can be one")
         yield part
@@ -120,8 +134,11 @@ def _part(where: str, field: str, norm: Normalizer, node: Node) -> Part:
     if "array" in node.kinds and (not many or node.kinds - {"array", "null"}):
         raise SchemaError(f"{where}: {field} is a {node.label}: a blind index is on one value, or on a list of values of one type")
     own = norm.takes is None and norm.id != "exact"
-    if not own and not all(issubclass(each, norm.takes or ENCODABLE) for each in held):
+    takes = norm.takes or ENCODABLE
+    if not own and not all(issubclass(each, takes) and (each is not bool or bool in takes) for each in held):
         what = " | ".join(sorted(each.__name__ for each in held)) or node.label
+        if norm.id.startswith("bucket"):
+            raise SchemaError(f"{where}: {field} is a {what}. A Bucket is for numbers, or, by month or year, for dates")
         raise SchemaError(
             f"{where}: {field} is a {what}, which the normaliser {norm.id} does not take. A function will: "
             'normalize=lambda value: …, normalize_id="…"'

@@ -123,7 +123,7 @@ def _compiled(given: Mapping[str, Any]) -> tuple[_Check, _UnservedError | None]:
         return _filter(as_read), None
     except _UnservedError as error:
         return _never, error
-    except (BSONError, OverflowError, UnicodeError, RecursionError):  # they quote the value
+    except (BSONError, ValueError, OverflowError, RecursionError):  # they quote the value
         pass
     raise QueryError("a filter with a value that BSON cannot hold, or one that is nested too deeply")
 

@@ -59,12 +59,15 @@ def normalizer(given: str | Callable[[Any], Any], given_id: str | None) -> Norma
         if given in _NAMED:
             return Normalizer(given, *_NAMED[given])
         if given == "phone" or _REGION.fullmatch(given):
-            return Normalizer(given, functools.partial(_phone, _phonenumbers(), given.partition(":")[2] or None), (str,))
+            phonenumbers, region = _phonenumbers(), given.partition(":")[2] or None
+            if region is not None and region not in phonenumbers.SUPPORTED_REGIONS:
+                raise SchemaError(f"normalize={given!r}: there is no region {region}; ISO 3166 has them, such as GB")
+            return Normalizer(given, functools.partial(_phone, phonenumbers, region), (str,))
     raise SchemaError(f"normalize= is one of {', '.join(NAMES)}, or a function with normalize_id=")
 
 
 def _is_taken(name: str) -> bool:
-    return name in _NAMED or name.partition(":")[0] in ("phone", "bucket")
+    return name in _NAMED or name.startswith(("phone", "bucket"))
 
 
 def _own(function: Callable[[Any], Any], value: Any) -> Any:
@@ -168,14 +171,14 @@ def bucket(width: Width, low: Any, high: Any) -> Normalizer:
             raise SchemaError('width= is a number, or "month" or "year" for dates')
         number, takes, bounds = (_month if width == "month" else _year), (date, datetime), (date,)
     else:
-        if isinstance(width, bool) or not isinstance(width, int | Decimal) or not _SMALLEST <= width < 1 / _SMALLEST:
+        if type(width) not in (int, Decimal) or is_nan(width) or not _SMALLEST <= width < 1 / _SMALLEST:
             raise SchemaError('width= is a positive int or Decimal (1E-100 to 1E+100), or "month" or "year" for dates')
         number, takes, bounds = functools.partial(_multiple, Fraction(width)), (int, float, Decimal), (int, Decimal)
     if (low is None) != (high is None):
         raise SchemaError("low= and high= of a Bucket are given together")
     parts = ["bucket", width if isinstance(width, str) else _decimal_text(width)]
     if low is not None:
-        if any(type(each) not in bounds for each in (low, high)) or not low < high:
+        if not all(type(each) in bounds and _is_bound(each) for each in (low, high)) or not low < high:
             raise SchemaError(
                 f"low= and high= of this Bucket are of type {' or '.join(each.__name__ for each in bounds)}, low the lower"
             )
@@ -210,6 +213,11 @@ def _multiple(width: Fraction, value: float | Decimal) -> int:
     return math.floor(Fraction(value) / width)
 
 
+def _is_bound(bound: Any) -> bool:
+    """Whether it can be written into an id."""
+    return isinstance(bound, date) or (not is_nan(bound) and -1 / _SMALLEST < bound < 1 / _SMALLEST)
+
+
 def _month(value: date) -> int:
     return 12 * value.year + value.month - 1
 
@@ -220,7 +228,7 @@ def _year(value: date) -> int:
 
 def _decimal_text(number: int | Decimal) -> str:
     """Without an exponent, a plus sign or superfluous zeros."""
-    text = f"{Decimal(number):f}"
+    text = f"{Decimal(number) + 0 if number == 0 else Decimal(number):f}"  # -0 is 0
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 

@@ -28,12 +28,13 @@ from pymongo.read_concern import ReadConcern
 
 from . import envelope, guard
 from .bridge import settle
-from .errors import ConfigurationError, EnvelopeError, UnknownKeyError
+from .errors import ConfigurationError, EnvelopeError, QueryError, UnknownKeyError
 from .keys import KeyRing
+from .places import place
 from .query import compile_sort
 from .schema import Schema
 
-__all__ = ["BYTE_BY_BYTE", "RESERVED_CONTEXTS", "Index", "missing_indexes", "options_of", "set_up", "wanted_indexes"]
+__all__ = ["BYTE_BY_BYTE", "RESERVED_CONTEXTS", "Index", "missing_indexes", "options_of", "set_up", "unfit", "wanted_indexes"]
 
 #: Contexts that no repository of a user has.
 RESERVED_CONTEXTS: Final = "mongo_envelope/"
@@ -79,31 +80,45 @@ class Index:
 def wanted_indexes(schema: Schema[Any], more: Sequence[Any] = ()) -> list[Index]:
     """The indexes of a model, and ``more``: each a name or a list of names or of (name, direction) pairs, as for a sort.
 
-    A name in ``more`` may be that of a field with a blind index, but only one in each: MongoDB keeps no index on two arrays, which
-    index values are while an index key is replaced. Raise `ConfigurationError`, and `QueryError` for a name.
+    A name in ``more`` may be that of a field with a blind index, but only one in each, and none beside a list: MongoDB keeps no
+    index on two arrays, which index values are while an index key is replaced. Raise `ConfigurationError`.
     """
     wanted = [Index(((name, ASCENDING),)) for name in schema.indexes]
     wanted += [Index(((f"idx.{each.name}", ASCENDING),), each.unique) for each in schema.blind]
     if isinstance(more, str | Mapping) or not isinstance(more, Sequence):
         raise ConfigurationError('indexes= takes several indexes: indexes=[["tenant", "created_at"]]')
-    wanted += [Index(tuple(_keys(schema, each))) for each in more]
+    for each in more:
+        try:
+            wanted.append(Index(tuple(_keys(schema, each))))
+        except QueryError as error:
+            problem = str(error)
+        else:
+            continue
+        raise ConfigurationError(f"indexes=: {problem}")
     return list(dict.fromkeys(wanted))
 
 
 def _keys(schema: Schema[Any], given: Any) -> Iterator[tuple[str, int]]:
-    blind = []
+    """The stored names and directions of one index."""
+    if not isinstance(given, str | Mapping | Sequence) or not given:
+        raise QueryError("an index is on a name, or on a list of names or of (name, direction) pairs")
+    arrays = []
     for pair in [given] if isinstance(given, str) else given.items() if isinstance(given, Mapping) else given:
-        name, direction = (pair, ASCENDING) if isinstance(pair, str) else pair
+        name, direction = pair if isinstance(pair, list | tuple) and len(pair) == 2 else (pair, ASCENDING)
         found = [each for each in schema.blind if name in (each.owner.field, each.name)]
+        if type(direction) is not int or direction not in (1, -1):
+            raise QueryError(f"{str(name)[:64]}: a direction is 1 or -1")
         if found:
-            blind.append(name)
-            yield f"idx.{found[0].name}", direction
+            yield found[0].stored, direction
         else:
             yield from compile_sort(schema, [(name, direction)])
-    if len(blind) > 1:
-        raise ConfigurationError(
-            f"an index on {' and '.join(blind)}: both are arrays while an index key is replaced, and MongoDB keeps no index on two "
-            "arrays. BlindIndex(within=…) makes one value of several fields"
+        where = None if found else place(schema, name)
+        if found or (where is not None and (where.node is None or where.node.item is not None)):
+            arrays.append(str(name))
+    if len(arrays) > 1 and any(name in (each.owner.field, each.name) for each in schema.blind for name in arrays):
+        raise QueryError(
+            f"{' and '.join(arrays)} in one index: index values are arrays while an index key is replaced, and MongoDB keeps no "
+            "index on two arrays. BlindIndex(within=…) makes one value of several fields"
         )
 
 
@@ -135,7 +150,7 @@ async def set_up(
     if guarded and not watched:
         made.append("guard")
         if not dry_run:
-            await _put_up(collection, options, validator, session)
+            await _put_up(collection, options, schema, session)
     missing = [] if options is None and dry_run else await missing_indexes(collection, wanted, session)
     missing = wanted if options is None and dry_run else missing
     if not dry_run and missing:
@@ -156,20 +171,26 @@ async def options_of(collection: Any, session: Any) -> dict[str, Any] | None:
 
 
 def _check_kind(name: str, options: Mapping[str, Any] | None) -> None:
-    """A collection that is not there yet will be an ordinary one."""
+    if (problem := unfit(name, options)) is not None:
+        raise ConfigurationError(problem)
+
+
+def unfit(name: str, options: Mapping[str, Any] | None) -> str | None:
+    """Why sealed documents cannot be kept in such a collection. One that is not there yet will be an ordinary one."""
     if options is None:
-        return
+        return None
     kind = options["type"]
     if kind != "collection":
         what = f"a {kind}" if kind in ("view", "timeseries") else "no ordinary collection"
-        raise ConfigurationError(f"{name} is {what}: documents cannot be replaced in it. Name the collection behind it")
+        return f"{name} is {what}: documents cannot be replaced in it. Name the collection behind it"
     if options.get("capped"):
-        raise ConfigurationError(f"{name} is a capped collection: MongoDB drops the oldest documents of it, and lets none grow")
+        return f"{name} is a capped collection: MongoDB drops the oldest documents of it, and lets none grow"
     if "collation" in options:
-        raise ConfigurationError(
+        return (
             f"{name} has a default collation, by which its ids are compared: make the collection without one, and give "
             "find(…, collation=…) where it is wanted"
         )
+    return None
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -193,24 +214,27 @@ def _is_guarded(name: str, options: Mapping[str, Any] | None, schema: Schema[Any
     return strict and guard.installed(existing, guard.validator(schema))
 
 
-async def _put_up(collection: Any, options: Mapping[str, Any] | None, validator: Any, session: Any) -> None:
-    strictly = {"validator": validator, "validationLevel": "strict", "validationAction": "error"}
-    command = collection.database.command
-    problem = None
+async def _put_up(collection: Any, options: Mapping[str, Any] | None, schema: Schema[Any], session: Any) -> None:
+    """Once more if somebody has made the collection in between, whose validator is not to be lost."""
+    merged = guard.merged((options or {}).get("validator"), guard.validator(schema))
+    verb = "create" if options is None else "collMod"
+    command = {verb: collection.name, "validator": merged, "validationLevel": "strict", "validationAction": "error"}
     try:
-        if options is None:
-            await settle(command({"create": collection.name, **strictly}, session=session))
-        else:
-            await settle(command({"collMod": collection.name, **strictly}, session=session))
+        await settle(collection.database.command(command, session=session))
     except OperationFailure as error:  # whose text quotes the validator
         problem = error.code
-    if problem == _EXISTS:  # somebody was faster
-        await settle(command({"collMod": collection.name, **strictly}, session=session))
-    elif problem is not None:
-        raise ConfigurationError(
-            f"{collection.name}: the server does not take the guard (code {int(problem)}). It takes the privilege collMod, as in "
-            "the role dbAdmin; without the guard: setup(guard=False)"
-        )
+    else:
+        return
+    if problem == _EXISTS and options is None:
+        there = await options_of(collection, session)
+        _check_kind(collection.name, there)
+        if not _is_guarded(collection.name, there, schema):
+            await _put_up(collection, there or {}, schema, session)
+        return
+    raise ConfigurationError(
+        f"{collection.name}: the server does not take the guard (code {problem if isinstance(problem, int) else None}). It takes "
+        "the privilege collMod, as in the role dbAdmin; without the guard: setup(guard=False)"
+    )
 
 
 #: NamespaceExists
@@ -362,11 +386,12 @@ async def _make(collection: Any, missing: Sequence[Index], schema: Schema[Any], 
     except OperationFailure as error:
         if error.code not in _INDEX_PROBLEMS:
             raise
-        problem = _INDEX_PROBLEMS[error.code]  # the server's own words quote values
+        error_code = error.code  # the server's own words quote values
     else:
         return
-    names = " or ".join(_said(schema, each) for each in missing)
-    raise ConfigurationError(f"{collection.name}: {problem.format(names)}")
+    blamed = [each for each in missing if each.unique] if error_code == _DUPLICATE else missing
+    names = " or ".join(_said(schema, each) for each in blamed)
+    raise ConfigurationError(f"{collection.name}: {_INDEX_PROBLEMS[error_code].format(names)}")
 
 
 def _said(schema: Schema[Any], index: Index) -> str:
@@ -379,9 +404,10 @@ _STANDS: Final = (
     "an index that was made by hand, and that does other than is wanted (sparse, partial, of a collation, not unique), stands "
     "in the way of one on {}. Drop it, or make it anew under another name"
 )
+_DUPLICATE: Final = 11000
 #: IndexOptionsConflict, IndexKeySpecsConflict, DuplicateKey
 _INDEX_PROBLEMS: Final = {
     85: _STANDS,
     86: _STANDS,
-    11000: "documents that are there have the same value, and an index on {} shall be unique. Find them, and change them, first",
+    _DUPLICATE: "documents that are there have the same value, and an index on {} shall be unique. Find and change them first",
 }

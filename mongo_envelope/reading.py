@@ -28,7 +28,7 @@ from .revision import Content, remember
 from .schema import plain
 from .search import Blind, Compiled, Sift
 
-__all__ = ["Found", "Hint", "OnInvalid", "Reading", "decoded"]
+__all__ = ["Found", "Hint", "OnInvalid", "Reading", "check_on_invalid", "checked_count", "decoded"]
 
 Model = TypeVar("Model", bound=BaseModel)
 #: An index: its name, or what it is on, like a sort.
@@ -48,6 +48,7 @@ class Found:
     on_invalid: OnInvalid
     sift: Sift | None = None
     metadata: bool = False
+    pipeline: bool = False  #: of `aggregate`: the driver's cursor cannot sort, skip and limit
     plain: bool = False  #: dicts of a pipeline's own, which pass as they are
     # Of what is sifted, the driver's cursor must not skip and limit:
     skip: int = 0
@@ -70,7 +71,7 @@ class Reading(Flows[Model]):
 
     def mend(self, content: Mapping[str, Any]) -> Model:
         """A model of content that was loaded raw, which remembers of which revision it is."""
-        if not isinstance(content, Mapping):
+        if not isinstance(content, Mapping) or isinstance(content, Metadata):
             raise QueryError(f"mend takes the content that load_raw gave, not a {type(content).__name__}")
         model = self.schema.revived(content)
         if isinstance(content, Content):
@@ -129,12 +130,11 @@ class Reading(Flows[Model]):
 
     def find(self, where: Filter, *, sort: SortKey | None, on_invalid: OnInvalid, session: Any, **options: Any) -> Found:
         """The driver's cursor over what matches, and what the documents have to answer."""
-        if on_invalid not in ("raise", "skip") and not callable(on_invalid):
-            raise QueryError('on_invalid is "raise", "skip", or a function that is given the error')
+        check_on_invalid(on_invalid)
         compiled, found, options = self._question(where, sort, options)
         found.on_invalid = on_invalid
         if compiled.sift is not None:
-            found.skip, found.limit = options.pop("skip"), abs(options.pop("limit"))
+            found.skip, found.limit = checked_count(options.pop("skip")), abs(checked_count(options.pop("limit"), least=-_MOST))
         found.cursor = self.collection.find(compiled.server, session=session, **options)
         return found
 
@@ -145,7 +145,10 @@ class Reading(Flows[Model]):
             raise QueryError('fields="metadata" gives what stands in the clear; without it whole models come')
         compiled = self._compiled(where, collation)
         if fields and compiled.sift is not None:
-            raise QueryError('fields="metadata" decrypts nothing, and this filter is answered exactly only after decryption')
+            raise QueryError(
+                'fields="metadata" decrypts nothing, and this filter is answered exactly only after decryption, because it asks a
+                Bucket ' "or an index of less than 128 bits. Leave fields= out, and take what you need of the models"
+            )
         if sort is not None:
             options["sort"] = compile_sort(self.schema, sort)
         asked = _asked(compiled) if compiled.server and collation is None else None
@@ -155,7 +158,10 @@ class Reading(Flows[Model]):
         """A filter, blind indexes included."""
         compiled = compile_search(self.schema, where, self.codec.indexer)  # type: ignore[arg-type]  # a bool is refused there
         if compiled.sift is not None and collation is not None:
-            raise QueryError("this filter is answered exactly only after decryption, where no collation is known")
+            raise QueryError(
+                "collation=: this filter is answered exactly only after decryption, where no collation is known, because it asks "
+                "a Bucket or an index of less than 128 bits"
+            )
         return compiled
 
     def _options(self, options: dict[str, Any]) -> dict[str, Any]:
@@ -254,13 +260,16 @@ class Reading(Flows[Model]):
         options = {name: value for name, value in options.items() if value is not None}
         collection = self.collection if compiled.whole else self.collection.with_options(codec_options=envelope.CODEC_OPTIONS)
         cursor = await settle(collection.aggregate(compiled.stages, session=session, **options))
-        return Found(cursor, None, "raise", plain=not compiled.whole)
+        return Found(cursor, None, "raise", plain=not compiled.whole, pipeline=True)
 
     def _matched(self, where: Mapping[str, Any]) -> dict[str, Any]:
         """A ``$match`` on whole documents."""
         compiled = self._compiled(where, None)
         if compiled.sift is not None:
-            raise QueryError("$match: this filter is answered exactly only after decryption. find() answers it; compute in Python")
+            raise QueryError(
+                "$match: this filter is answered exactly only after decryption, because it asks a Bucket or an index of less than "
+                "128 bits. find() answers it; compute in Python"
+            )
         return compiled.server
 
     async def _distinct(self, stored: str, found: Found) -> list[Any]:
@@ -277,6 +286,23 @@ def _asked(compiled: Compiled) -> Asked | AskedValue:
         return Asked(compiled.server)
     definition, value = compiled.value
     return AskedValue(definition.stored, value, definition.head + value)
+
+
+def check_on_invalid(given: OnInvalid) -> None:
+    """Raise `QueryError` for what is none of its forms."""
+    if given not in ("raise", "skip") and not callable(given):
+        raise QueryError('on_invalid is "raise", "skip", or a function that is given the error')
+
+
+def checked_count(count: Any, *, least: int = 0) -> int:
+    """A number for ``skip`` or ``limit``. Raise `QueryError`."""
+    if type(count) is not int or not least <= count <= _MOST:
+        raise QueryError(f"skip and limit are numbers of documents: an int, 0 or more, not {type(count).__name__}")
+    return count
+
+
+#: What MongoDB takes for ``skip`` and ``limit``.
+_MOST: Final = 2**31 - 1
 
 
 def decoded(document: Any) -> dict[str, Any]:

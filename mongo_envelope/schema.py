@@ -132,9 +132,9 @@ class Schema(Generic[Model]):
         sensitive = {name: places.fields[name] for name in model.model_fields if name not in in_clear}
         _refuse_clashes(model, stored, frozenset(sensitive))
         wanted = {name: list(several(marker.index)) for name, marker in markers.items() if isinstance(marker, Sensitive)}
-        taken = {*model.model_fields, *model.model_computed_fields, *(field.stored for field in stored)}
+        clear = {field.name: field.stored for field in stored}
         nodes = {name: places.fields[name] for name in model.model_fields}
-        return cls(model, plan, stored, sensitive, definitions(model, wanted, nodes, taken))
+        return cls(model, plan, stored, sensitive, definitions(model, wanted, nodes, clear))
 
     def _searched_at_once(self) -> dict[str, tuple[Definition, bool]]:
         """The text fields whose first index answers exactly and needs the value alone, and whether that is to be validated."""
@@ -472,7 +472,15 @@ def _annotated(computed: ComputedFieldInfo) -> Iterable[Any]:
 
 def _markers_in(metadata: Iterable[Any], where: str) -> Marker | None:
     """The one marker of an ``Annotated``, bare or called."""
+    metadata = list(metadata)
+    if bare := [each for each in metadata if isinstance(each, BlindIndex | Bucket) or each in (BlindIndex, Bucket)]:
+        raise SchemaError(f"{where}: {_named(bare[0])} is no marker of its own. Write Sensitive(index={_named(bare[0])})")
     found = [each() if each in (Queryable, Sensitive) else each for each in metadata if _is_marker(each)]
+    for each in found:
+        if isinstance(each, Queryable) and not isinstance(each.index, bool):
+            raise SchemaError(
+                f"{where}: Queryable(index=…) takes True or False. A blind index is for an encrypted field: Sensitive(index=…)"
+            )
     if len(found) > 1:
         raise SchemaError(f"{where}: more than one marker. A field is Sensitive or Queryable, once")
     return found[0] if found else None

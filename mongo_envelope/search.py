@@ -14,7 +14,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
@@ -204,9 +204,11 @@ class Pins:
         """The values of which a field has one, in its own type; None if the filter does not say."""
         if field not in self._found:
             return None
-        in_clear = self._schema.field(field)
-        where = place(self._schema, field) if in_clear is not None else Place(field, field, self._schema.places[field])
-        return [meant(where, each).value for each in self._found[field]]
+        in_clear = self._schema.field(field) is not None
+        where = place(self._schema, field) if in_clear else Place(field, field, self._schema.places[field])
+        found = [meant(where, each).value for each in self._found[field]]
+        validated = found if in_clear else [self._schema.validated(field, each) for each in found]
+        return [alike for each in validated for alike in _alike(() if where.node is None else where.node.types, each)]
 
 
 def _equal_to(condition: Any) -> list[Any] | None:
@@ -370,7 +372,7 @@ class Blind:
         for each in sorted(self._definitions, key=lambda each: each.ranges):
             lacking = [part.field for part in each.parts[:-1] if self._pins.values(part.field) is None]
             if None in values and not each.none:
-                problem = problem or "None is not in its blind index: BlindIndex(none=True) puts it there"
+                problem = problem or "None is not in its index: BlindIndex(none=True) puts it into one"
             elif lacking:
                 names = " and ".join(lacking)
                 problem = f"its blind index is within {names}: the filter must say, too, what {names} is equal to"
@@ -382,7 +384,8 @@ class Blind:
         """The encodings that are looked for: of each value, with each combination of what the fields around it may be."""
         around = [self._pins.values(part.field) or [] for part in definition.parts[:-1]]
         found: set[bytes] = set()
-        for combination in itertools.product(*around, [alike for value in values for alike in self._alike(value)]):
+        own = () if self._place.node is None else self._place.node.types
+        for combination in itertools.product(*around, [alike for value in values for alike in _alike(own, value)]):
             fields = dict(zip((part.field for part in definition.parts), combination, strict=True))
             encoding = self._encoding(definition, fields)
             if encoding is None:
@@ -393,23 +396,6 @@ class Blind:
             if len(found) > _MANY:
                 raise QueryError(f"{self._name}: more than {_MANY} values in one condition. Ask for fewer at a time")
         return frozenset(found)
-
-    def _alike(self, value: Any) -> Iterator[Any]:
-        """The values that a field may hold and that MongoDB would take for this one, itself among them.
-
-        Without a zone a date and time is in UTC. Of a field that is ``int | float``, 5 is 5.0.
-        """
-        yield value
-        types = () if self._place.node is None else self._place.node.types
-        if isinstance(value, date):
-            moment = _ordered(value)
-            forms: list[Any] = [moment, moment.astimezone(UTC).replace(tzinfo=None)] if datetime in types else []
-            forms += [moment.date()] if date in types and moment.timetz() == time(tzinfo=UTC) else []
-        elif isinstance(value, int | float | Decimal) and not isinstance(value, bool):
-            forms = [cls(value) for cls in (int, float, Decimal) if cls in types] if math.isfinite(value) else []
-        else:
-            return
-        yield from (each for each in forms if type(each) is not type(value) or isinstance(value, datetime))
 
     def _encoding(self, definition: Definition, fields: Mapping[str, Any]) -> bytes | None:
         try:
@@ -481,6 +467,41 @@ class _Leaf:
 
 def _of_any(definition: Definition, is_meant: Callable[[bytes | None], bool]) -> Sift:
     return lambda _, values: any(map(is_meant, definition.each(values)))
+
+
+def _alike(types: Collection[type], value: Any) -> list[Any]:
+    """The values of these types that MongoDB would take for this one, itself among them.
+
+    Without a zone a date and time is in UTC. Where a field is ``int | float``, 5 is 5.0.
+    """
+    found = [value]
+    if isinstance(value, date):
+        moment = _in_utc(value)
+        if moment is not None and datetime in types:
+            found += [moment, moment.replace(tzinfo=None)]
+        if moment is not None and date in types and moment.time() == time():
+            found.append(moment.date())
+    elif isinstance(value, int | float | Decimal) and not isinstance(value, bool):
+        found += [form for cls in (int, float, Decimal) if cls in types for form in _exactly(cls, value)]
+    return found
+
+
+def _in_utc(value: date) -> datetime | None:
+    try:
+        moment: datetime = _ordered(value).astimezone(UTC)
+    except OverflowError:  # not in the years 1 to 9999
+        return None
+    return moment
+
+
+def _exactly(cls: Callable[[Any], Any], value: Any) -> Iterator[Any]:
+    """The same number in another type, if that has it."""
+    try:
+        form = cls(value)
+    except (ArithmeticError, ValueError):
+        return
+    if is_nan(form) if is_nan(value) else form == value:
+        yield form
 
 
 def _is_clamped(definition: Definition) -> bool:

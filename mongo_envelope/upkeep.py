@@ -7,21 +7,23 @@ what is wrong, as the server says; `verify` opens every document and computes ag
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel
 from pymongo import ReplaceOne
+from pymongo.errors import BulkWriteError
 
 from . import envelope, guard
 from .answer import Asked
 from .bridge import settle
-from .errors import ConfigurationError, EnvelopeError, QueryError, UnknownKeyError
+from .errors import ConfigurationError, EnvelopeError, RepositoryError, UnknownKeyError
 from .flows import END, Filter, as_document, next_of, raw_of
 from .keys import KeyRing
-from .provision import BYTE_BY_BYTE, missing_indexes, options_of, wanted_indexes
-from .reading import OnInvalid, decoded
+from .provision import BYTE_BY_BYTE, missing_indexes, options_of, unfit, wanted_indexes
+from .reading import OnInvalid, check_on_invalid, decoded
 from .writing import Writing
 
 __all__ = ["Finding", "OnProgress", "Upkeep"]
@@ -50,6 +52,17 @@ class Finding:
         return f"{self.kind}{number}: {self.text}"
 
 
+@dataclass(slots=True)
+class _Run:
+    """One call of `reindex`."""
+
+    on_progress: OnProgress | None
+    on_invalid: OnInvalid
+    done: int = 0
+    total: int = 0
+    reported: set[bytes] = field(default_factory=set)
+
+
 class Upkeep(Writing[Model]):
     """The flows that look after a collection, and all others."""
 
@@ -57,21 +70,19 @@ class Upkeep(Writing[Model]):
 
     async def reindex(self, *, every: bool, on_progress: OnProgress | None, on_invalid: OnInvalid, session: Any) -> int:
         """Seal anew what has other index values than today's; how many documents that were."""
-        if on_invalid not in ("raise", "skip") and not callable(on_invalid):
-            raise QueryError('on_invalid is "raise", "skip", or a function that is given the error')
+        check_on_invalid(on_invalid)
         if not self.codec.indexer:
             raise ConfigurationError(f"{self.schema.model.__name__} has no blind index: there is nothing to be written anew")
+        run = _Run(on_progress, on_invalid)
         where = {} if every else self._stale()
-        done = 0
-        for number in range(1 if every else _PASSES):
-            total = await self._number_of(where, session)
-            if number and not total:
+        for number in range(1 if every else _PASSES):  # again, for what was written in between
+            run.total = run.done + await self._number_of(where, session)
+            before = run.done
+            if number == 0 or run.total > run.done:
+                await self._reindex_once(where, run, session)
+            if run.done == before:
                 break
-            written = await self._reindex_once(where, (done, done + total), on_progress, on_invalid, session)
-            done += written
-            if not written:
-                break
-        return done
+        return run.done
 
     def _stale(self) -> dict[str, Any]:
         """The documents whose index values are not under exactly the written keys."""
@@ -83,50 +94,59 @@ class Upkeep(Writing[Model]):
     async def _number_of(self, where: Mapping[str, Any], session: Any) -> int:
         return self.number_of(await settle(self._primary.count_documents(where, collation=BYTE_BY_BYTE, session=session)))
 
-    async def _reindex_once(
-        self, where: Mapping[str, Any], state: tuple[int, int], on_progress: OnProgress | None, on_invalid: OnInvalid, session: Any
-    ) -> int:
+    async def _reindex_once(self, where: Mapping[str, Any], run: _Run, session: Any) -> None:
         cursor = self._primary.find(where, collation=BYTE_BY_BYTE, batch_size=_BATCH, session=session)
-        written, batch = 0, []
+        batch: list[tuple[Any, ReplaceOne[Any]]] = []
         while (document := await next_of(cursor)) is not END:
-            replaced = await self._replacement(raw_of(document), on_invalid)
-            batch += [] if replaced is None else [replaced]
+            replacement = await self._replacement(raw_of(document), run)
+            batch += [] if replacement is None else [replacement]
             if len(batch) == _BATCH:
-                written += await self._write_batch(batch, session)
+                await self._write_batch(batch, run, session)
                 batch = []
-                await self._report(on_progress, state[0] + written, state[1])
-        if batch:
-            written += await self._write_batch(batch, session)
-        await self._report(on_progress, state[0] + written, state[1])
-        return written
+        await self._write_batch(batch, run, session)
 
-    async def _report(self, on_progress: OnProgress | None, done: int, total: int) -> None:
-        if on_progress is not None:
-            await self._answer_of(on_progress(done, max(done, total)))
-
-    async def _replacement(self, raw: bytes, on_invalid: OnInvalid) -> ReplaceOne[Any] | None:
-        """Compare-and-set: whoever writes in between writes under the same keys."""
+    async def _replacement(self, raw: bytes, run: _Run) -> tuple[Any, ReplaceOne[Any]] | None:
+        """The ``_id``, and a compare-and-set: whoever writes in between writes under the same keys."""
         try:
-            anew = self._naming(self.codec.reindexed, raw)
+            identity, anew = self._naming(self.codec.reindexed, raw)
         except (EnvelopeError, UnknownKeyError) as error:
-            if on_invalid == "raise":
+            if run.on_invalid == "raise":
                 raise
             invalid = error
         else:
-            where = self._where(envelope.identify(raw), self._shard(raw) if self._shard_key else ())
-            return ReplaceOne(where | {"hmac": envelope.tag_of(raw)}, as_document(anew), collation=BYTE_BY_BYTE)
-        if callable(on_invalid):
-            await self._answer_of(on_invalid(invalid))
+            where = self._where(identity, self._shard(raw) if self._shard_key else ()) | {"hmac": envelope.tag_of(raw)}
+            return identity, ReplaceOne(where, as_document(anew), collation=BYTE_BY_BYTE)
+        digest = hashlib.sha256(raw).digest()
+        if callable(run.on_invalid) and digest not in run.reported:  # a later pass meets it again
+            run.reported.add(digest)
+            await self._answer_of(run.on_invalid(invalid))
         return None
 
-    async def _write_batch(self, batch: list[ReplaceOne[Any]], session: Any) -> int:
-        result = await settle(self.collection.bulk_write(batch, ordered=False, session=session))
-        return self.number_of(result.matched_count)
+    async def _write_batch(self, batch: list[tuple[Any, ReplaceOne[Any]]], run: _Run, session: Any) -> None:
+        failed: RepositoryError | None = None
+        identity = None
+        try:
+            replaced = [each for _, each in batch]
+            result = (await settle(self.collection.bulk_write(replaced, ordered=False, session=session))) if batch else None
+        except BulkWriteError as error:  # which quotes whole documents
+            details = error.details or {}
+            problem = (details.get("writeErrors") or [{}])[0]
+            failed = self.refused_with(problem.get("code"), problem)
+            if failed is None:
+                raise
+            identity = batch[problem["index"]][0]
+            run.done += self.number_of(details.get("nMatched", 0))
+        else:
+            run.done += 0 if result is None else self.number_of(result.matched_count)
+        if failed is not None:
+            raise failed.about(document_id=identity, collection=self.name)
+        if run.on_progress is not None:
+            await self._answer_of(run.on_progress(run.done, max(run.done, run.total)))
 
     async def search_by(self, kid: str, *, session: Any) -> KeyRing:
         """A ring that searches by another index key; refused while a document has no values under it."""
         ring = self._keys.searching_by(kid)
-        lacking = await self._number_of({"idx.kid": {"$ne": kid}}, session)
+        lacking = 0 if not self.codec.indexer else await self._number_of({"idx.kid": {"$ne": kid}}, session)
         if lacking:
             raise ConfigurationError(
                 f"{self.name}: {lacking} documents have no index values under {kid}, and would not be found. reindex() writes them"
@@ -147,6 +167,7 @@ class Upkeep(Writing[Model]):
 
     async def verify(self, where: Filter, *, on_invalid: OnInvalid, session: Any) -> int:
         """Open every document that matches and compute again what stands in the clear; how many documents are right."""
+        check_on_invalid(on_invalid)
         compiled = self._compiled(where, None)
         cursor = self.collection.find(compiled.server, collation=BYTE_BY_BYTE, session=session)
         asked, right = Asked(compiled.server), 0
@@ -171,6 +192,8 @@ class Upkeep(Writing[Model]):
         options = await options_of(self._primary, session)
         if options is None:
             return [Finding("no collection", f"{self.name} is not there yet: setup() makes it")]
+        if (problem := unfit(self.name, options)) is not None:
+            return [Finding("unfit collection", problem)]
         ours = guard.validator(self.schema)
         findings = []
         if not guard.installed(options.get("validator"), ours) or options.get("validationAction", "error") != "error":
@@ -217,12 +240,19 @@ class Upkeep(Writing[Model]):
 
     async def _parallel_indexes(self, session: Any) -> list[Finding]:
         there = (await settle(self._primary.index_information(session=session))).values()
-        several = [index for index in there if sum(str(key[0]).startswith("idx.") for key in index["key"]) > 1]
+        lists = {field.stored for field in self.schema.stored if field.node.item is not None}
+        several = [
+            index
+            for index in there
+            if sum(str(key[0]).startswith("idx.") or str(key[0]) in lists for key in index["key"]) > 1
+            and any(str(key[0]).startswith("idx.") for key in index["key"])
+        ]
         return [Finding("parallel arrays", f"{len(several)} {_PARALLEL}")] if several else []
 
 
 _PARALLEL: Final = (
-    "of an index on two blind indexes: while an index key is replaced, both are arrays, and MongoDB refuses every write. Drop it"
+    "of an index on a blind index and another array, as a second blind index is while an index key is replaced: MongoDB refuses "
+    "every write then. Drop it"
 )
 _NOT_AS_THE_MODEL: Final = (
     "with a name or a type in the clear that the model does not have (any more): somebody edited them, or the model has changed "

@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 from bson import Regex
 from bson.errors import BSONError
 from pydantic import BaseModel
-from pymongo.errors import BulkWriteError, DuplicateKeyError, WriteError
+from pymongo.errors import BulkWriteError, WriteError
 
 from . import envelope
 from .answer import comparable, same
@@ -153,8 +153,8 @@ class Writing(Reading[Model]):
                 result = await settle(
                     self.collection.replace_one(where, document, upsert=upsert, collation=BYTE_BY_BYTE, session=session)
                 )
-            except DuplicateKeyError as error:
-                failed = self._duplicate(error.details)
+            except WriteError as error:
+                failed = self._refused(error)
                 if in_transaction(session) or not isinstance(failed, RevisionConflictError):
                     break
             else:
@@ -164,11 +164,16 @@ class Writing(Reading[Model]):
 
     def _refused(self, error: WriteError) -> RepositoryError:
         """What a write error means that is about the document. Any other one goes on its way."""
-        if isinstance(error, DuplicateKeyError):
-            return self._duplicate(error.details)
-        if error.code == _NOT_VALID:
-            return RepositoryError(_GUARDED)
-        raise error
+        failed = self.refused_with(error.code, error.details)
+        if failed is None:
+            raise error
+        return failed
+
+    def refused_with(self, code: int | None, details: Mapping[str, Any] | None) -> RepositoryError | None:
+        """The same of its code; None if it is not about the document."""
+        if code == _DUPLICATE_KEY:
+            return self._duplicate(details)
+        return RepositoryError(_GUARDED) if code == _NOT_VALID else None
 
     def _duplicate(self, details: Mapping[str, Any] | None) -> RepositoryError:
         """Which of the two a duplicate key is. The server's message quotes the value; ``keyPattern`` names the fields.
@@ -257,12 +262,11 @@ class Writing(Reading[Model]):
         except BulkWriteError as error:
             details = error.details or {}
             problem = details.get("writeErrors") or [{}]
-            code = problem[0].get("code")
-            if code not in (_DUPLICATE_KEY, _NOT_VALID):
+            failed = self.refused_with(problem[0].get("code"), problem[0])
+            if failed is None:
                 self._remember_written(fresh, uncertain=True)
                 raise
             written = problem[0]["index"]
-            failed = self._duplicate(problem[0]) if code == _DUPLICATE_KEY else RepositoryError(_GUARDED)
             if details.get("writeConcernErrors"):
                 uncertain, were = True, "were written, but the write concern was not met, so that they may be lost again"
         except BaseException:  # as in `save`
