@@ -146,8 +146,8 @@ class Reading(Flows[Model]):
         compiled = self._compiled(where, collation)
         if fields and compiled.sift is not None:
             raise QueryError(
-                'fields="metadata" decrypts nothing, and this filter is answered exactly only after decryption, because it asks a
-                Bucket ' "or an index of less than 128 bits. Leave fields= out, and take what you need of the models"
+                'fields="metadata" decrypts nothing, and this filter is answered exactly only after decryption, because it asks '
+                "a Bucket or an index of less than 128 bits. Leave fields= out, and take what you need of the models"
             )
         if sort is not None:
             options["sort"] = compile_sort(self.schema, sort)

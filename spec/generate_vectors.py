@@ -1,5 +1,7 @@
 """Write ``vectors/*.json`` and the worked example of ``envelope-v1.md`` from ``reference.py``, always the same bytes.
 
+``vectors/unassigned14.txt`` comes from the running Python if that has Unicode 14.0 (3.11 has), and is otherwise left.
+
 ``--check`` writes nothing: it prints one line for each difference and exits with 1 if there is one. Every vector is run
 through the reference when it is made, and a reject vector is also compared with the good document that it comes from.
 """
@@ -8,13 +10,19 @@ from __future__ import annotations
 
 import datetime as dt
 import difflib
+import hashlib
 import hmac
+import ipaddress
+import itertools
 import json
 import re
 import sys
 import unicodedata
 import uuid
-from pathlib import Path
+from collections.abc import Callable
+from decimal import Decimal
+from fractions import Fraction
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import reference
@@ -29,7 +37,7 @@ from bson.objectid import ObjectId
 from bson.regex import Regex
 from bson.timestamp import Timestamp
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
-from reference import Fields
+from reference import Fields, Url
 
 HERE = Path(__file__).resolve().parent
 JSON_OPTIONS = json_util.JSONOptions(
@@ -313,6 +321,8 @@ SEAL = [
         idx={"kid": "x1", "email": [BIDX, BIDX[:16]], "none": [], "phone": BIDX[:8]},
     ),
     Seal("idx with a kid alone", {"_id": 1}, '{"a":1}', idx={"kid": "x1"}),
+    Seal("idx under one kid, in an array", {"_id": 1}, '{"a":1}', idx={"kid": ["x1"], "email": BIDX}),
+    Seal("idx under two kids", {"_id": 1}, '{"a":1}', idx={"kid": ["x1", "x2"], "email": [BIDX[:16], BIDX[16:]]}),
     Seal(
         "kid of 64 characters",
         {"_id": 1},
@@ -356,6 +366,10 @@ REFUSED = [
     _ONE._replace(name="iv of 15 bytes", iv=IV[:15]),
     _ONE._replace(name="idx without kid", idx={"email": BIDX}),
     _ONE._replace(name="idx with an ill-formed kid", idx={"kid": "x 1", "email": BIDX}),
+    _ONE._replace(name="idx with an empty array of kids", idx={"kid": [], "email": BIDX}),
+    _ONE._replace(name="idx with a kid twice in the array", idx={"kid": ["x1", "x2", "x1"], "email": BIDX}),
+    _ONE._replace(name="idx with an ill-formed kid in the array", idx={"kid": ["x1", "x 2"], "email": BIDX}),
+    _ONE._replace(name="idx with a number among the kids", idx={"kid": ["x1", 2], "email": BIDX}),
     _ONE._replace(name="idx value a string", idx={"kid": "x1", "email": "abc"}),
     _ONE._replace(name="idx value of subtype 5", idx={"kid": "x1", "email": Binary(bytes(16), 5)}),
     _ONE._replace(name="idx value an array with a string", idx={"kid": "x1", "email": [BIDX, "abc"]}),
@@ -507,6 +521,16 @@ def good_documents() -> dict[str, Good]:
         one,
         el(3, "idx", document(el(2, "kid", string("x1")), el(5, "e", binary(b"")), el(4, "f", document()))),
     )
+
+    def with_kids(name: str, *kids: bytes) -> None:
+        by_hand(f"idx: {name}", one, el(3, "idx", document(el(4, "kid", document(*kids)), el(5, "e", binary(BIDX)))))
+
+    with_kids("kid an array of one", el(2, "0", string("x1")))
+    with_kids("kid an array of two", el(2, "0", string("x1")), el(2, "1", string("x2")))
+    with_kids("kid an array of two, not in bytewise order", el(2, "0", string("x2")), el(2, "1", string("x1")))
+    with_kids("kid an array of three", *(el(2, str(i), string(kid)) for i, kid in enumerate(("X", "x", "x" * 64))))
+    with_kids("kid an array whose elements have other names", el(2, "1", string("x1")), el(2, "one", string("x2")))
+    with_kids("kid an array whose elements have one name", el(2, "0", string("x1")), el(2, "0", string("x2")))
     return cases
 
 
@@ -865,6 +889,7 @@ def edits(rejects: Rejects, raw: bytes) -> None:
         "kid twice": [idx["kid"], *idx.values()],
         "one value as an array of one": [idx["kid"], el(4, "email", document(el(5, "0", binary(BIDX)))), idx["tags"]],
         "kid an int32": [el(0x10, "kid", i32(1)), idx["email"], idx["tags"]],
+        "kid as an array of one": [el(4, "kid", document(el(2, "0", string("x1")))), idx["email"], idx["tags"]],
     }.items():
         add(f"edit: idx, {name}", swapped(raw, "idx", el(3, "idx", document(*inner))))
 
@@ -1088,6 +1113,7 @@ def insides(rejects: Rejects, raw: bytes) -> None:
         "kid of 65 characters": [el(2, "kid", string("x" * 65)), value],
         "kid with a slash": [el(2, "kid", string("x/1")), value],
         "kid twice": [good, good, value],
+        "kid twice, once an array": [good, el(4, "kid", document(el(2, "0", string("x2")))), value],
         "email twice": [good, value, value],
         "email twice, once an array": [good, value, el(4, "email", document())],
         "value a string": [good, el(2, "email", string("abc"))],
@@ -1103,6 +1129,24 @@ def insides(rejects: Rejects, raw: bytes) -> None:
         "an element past its end": [good, el(5, "email", i32(33) + b"\0" + BIDX)],
     }.items():
         malformed(f"idx {name}", swapped(raw, "idx", el(3, "idx", document(*inner))))
+    x1, x2 = el(2, "0", string("x1")), el(2, "1", string("x2"))
+    for name, kids in {
+        "an empty array": [],
+        "an array with a kid twice": [x1, el(2, "1", string("x1"))],
+        "an array with a kid twice, and another between": [x1, x2, el(2, "2", string("x1"))],
+        "an array with an ill-formed kid": [x1, el(2, "1", string("x/2"))],
+        "an array with an empty kid": [x1, el(2, "1", string(""))],
+        "an array with a kid of 65 characters": [el(2, "0", string("x" * 65))],
+        "an array with a kid that ends in a line feed": [el(2, "0", string("x1\n")), x2],
+        "an array with an int32": [x1, el(0x10, "1", i32(2))],
+        "an array with null": [el(0x0A, "0", b""), x2],
+        "an array with a symbol": [x1, el(0x0E, "1", string("x2"))],
+        "an array with a binary": [el(5, "0", binary(b"x1"))],
+        "an array in an array": [el(4, "0", document(x1))],
+        "an array with an element past its end": [x1, el(2, "1", i32(99) + b"x2\0")],
+    }.items():
+        malformed(f"idx kid {name}", swapped(raw, "idx", el(3, "idx", document(el(4, "kid", document(*kids)), value))))
+    malformed("idx kid a document of kids", swapped(raw, "idx", el(3, "idx", document(el(3, "kid", document(x1, x2)), value))))
     place = reference.value_of(parts["place"])
     for name, field, element in [
         ("string is not UTF-8", "s", el(2, "s", string(b"\xff"))),
@@ -1403,6 +1447,793 @@ def derive_vectors() -> dict[str, Any]:
     }
 
 
+# --- index ----------------------------------------------------------------------------------------------------------
+
+UNASSIGNED = HERE / "vectors" / "unassigned14.txt"
+INDEX_KEYS = {"x1": bytes(range(0x80, 0xA0)), "x2": bytes(range(0xA0, 0xC0)), "x10": bytes(range(0xC0, 0xE0))}
+ONE_NAN = bytes.fromhex("037ff8000000000000")
+NOT_OURS = object()
+ADDRESSES = (
+    ipaddress.IPv4Address,
+    ipaddress.IPv4Interface,
+    ipaddress.IPv4Network,
+    ipaddress.IPv6Address,
+    ipaddress.IPv6Interface,
+    ipaddress.IPv6Network,
+)
+
+
+def unassigned() -> str:
+    """The table of the code points that Unicode 14.0 does not assign; noncharacters have an Age, and so are assigned."""
+
+    def free(code: int) -> bool:
+        noncharacter = code & 0xFFFE == 0xFFFE or 0xFDD0 <= code <= 0xFDEF
+        return unicodedata.category(chr(code)) == "Cn" and not noncharacter
+
+    runs = (list(run) for is_free, run in itertools.groupby(range(0x110000), key=free) if is_free)
+    return "# Code points that Unicode 14.0 does not assign\n" + "".join(f"{run[0]:04X}..{run[-1]:04X}\n" for run in runs)
+
+
+class Wrapped(NamedTuple):
+    """A value inside another one that counts for nothing: a secret, or a member of an enumeration."""
+
+    type: str
+    value: Any
+
+
+def tagged(value: Any) -> Any:
+    """A value as it stands in the file; the kinds are explained in ``README.md``."""
+    if isinstance(value, list):
+        return [tagged(each) for each in value]
+    if isinstance(value, int) and not isinstance(value, bool) and not -(2**63) <= value < 2**63:
+        return {"type": "integer", "value": str(value)}
+    if isinstance(value, Wrapped):
+        return {"type": value.type, "value": tagged(value.value)}
+    if isinstance(value, Url):
+        return {"type": "url", "value": value.text}
+    if isinstance(value, frozenset):
+        return {"type": "set", "value": [tagged(each) for each in sorted(value)]}
+    if isinstance(value, dt.timedelta):
+        return {"type": "timedelta", "value": [value.days, value.seconds, value.microseconds]}
+    if isinstance(value, dt.date | dt.time):  # a datetime is a date
+        return {"type": type(value).__name__, "value": value.isoformat()}
+    if isinstance(value, (Decimal, Fraction, PurePosixPath, *ADDRESSES)):
+        return {"type": type(value).__name__.lower(), "value": str(value)}
+    return extended(value)
+
+
+def untagged(value: Any) -> Any:
+    """The other way, to what the reference takes."""
+    if isinstance(value, list):
+        return [untagged(each) for each in value]
+    if not isinstance(value, dict) or "type" not in value:
+        return from_extended(value)
+    kind, content = value["type"], value["value"]
+    makers: dict[str, Callable[[Any], Any]] = {
+        "integer": int,
+        "secret": untagged,
+        "member": untagged,
+        "set": lambda each: frozenset(untagged(each)),
+        "timedelta": lambda each: dt.timedelta(*each),
+        "datetime": dt.datetime.fromisoformat,
+        "date": dt.date.fromisoformat,
+        "time": dt.time.fromisoformat,
+        "decimal": Decimal,
+        "fraction": Fraction,
+        "url": Url,
+        "pureposixpath": PurePosixPath,
+    }
+    makers |= {each.__name__.lower(): each for each in ADDRESSES}
+    return makers[kind](content)
+
+
+class Blind(NamedTuple):
+    """A value of an index, and the encodings that were worked out by hand."""
+
+    name: str
+    parts: list[Any]
+    expected: list[bytes]
+    normaliser: str = "exact"
+    index_name: str = "field"
+    bits: int = 128
+    none: bool = True
+    kids: tuple[str, ...] = ("x1",)
+    context: str = CONTEXT
+    gives: Any = NOT_OURS  # else what the application's function gives
+    keys: dict[str, bytes] = INDEX_KEYS
+
+    def declared(self) -> reference.Index:
+        """The index."""
+        functions = {} if self.gives is NOT_OURS else {self.normaliser: lambda _: untagged(tagged(self.gives))}
+        return reference.Index(self.context, self.index_name, self.normaliser, self.bits, self.none, functions)
+
+    def arguments(self) -> dict[str, Any]:
+        """Give the arguments as they stand in the file."""
+        arguments = {
+            "name": self.name,
+            "keys": {kid: self.keys[kid].hex() for kid in self.kids},
+            "context": self.context,
+            "index": self.index_name,
+            "normaliser": self.normaliser,
+            "bits": self.bits,
+            "none": self.none,
+            "parts": [tagged(part) for part in self.parts],
+        }
+        return arguments if self.gives is NOT_OURS else arguments | {"gives": tagged(self.gives)}
+
+    def run(self) -> dict[str, Any]:
+        """Compute the encodings, the index keys, and what ``idx`` has."""
+        index, parts = self.declared(), [untagged(tagged(part)) for part in self.parts]
+        keys = {kid: self.keys[kid] for kid in self.kids}
+        stored = reference.index_values(index, keys.values(), parts)
+        return {
+            "encodings": [each.hex() for each in reference.encodings(index, parts)],
+            "index_keys": {kid: reference.index_key(key, index).hex() for kid, key in keys.items()},
+            "stored": [each.hex() for each in stored] if isinstance(stored, list) else stored and stored.hex(),
+        }
+
+
+def one(name: str, value: Any, *expected: bytes, **more: Any) -> Blind:
+    """A case of an index of one part: without expected bytes nothing has an index value."""
+    return Blind(name, [value], sorted(expected), **more)
+
+
+def text_case(name: str, value: str, expected: str | None, normaliser: str = "exact") -> Blind:
+    """A case that gives text, or nothing."""
+    forms = [] if expected is None else [b"\x04" + expected.encode()]
+    return one(f"{normaliser}: {name}", value, *forms, normaliser=normaliser)
+
+
+def bucket_case(name: str, value: Any, expected: int | None, normaliser: str) -> Blind:
+    """A case that gives an integer, or nothing."""
+    forms = [] if expected is None else [b"\x02" + str(expected).encode()]
+    return one(f"{normaliser}: {name}", value, *forms, normaliser=normaliser)
+
+
+def zone(minutes: float) -> dt.timezone:
+    """A time zone with a fixed offset."""
+    return dt.timezone(dt.timedelta(minutes=minutes))
+
+
+def other_type(name: bytes, *parts: str) -> bytes:
+    """A type that has the byte ``0f``, with its parts in hex."""
+    return b"\x0f" + packed(name, *map(bytes.fromhex, parts))[1:]
+
+
+def encoding_cases() -> list[Blind]:
+    """Section 3.8, row by row."""
+    nan, infinity = float("nan"), float("inf")
+    naive = dt.datetime(2024, 2, 29, 12, 34, 56, 789012)  # noqa: DTZ001 - it has no offset on purpose, as below
+    name_of = {Decimal: "decimal", float: "binary64", int: "integer", str: "text", bytes: "bytes", bool: "boolean"}
+    plain: list[tuple[Any, bytes]] = [
+        (False, b"\x01\x00"),
+        (True, b"\x01\x01"),
+        (0, b"\x020"),
+        (1, b"\x021"),
+        (5, b"\x025"),
+        (-5, b"\x02-5"),
+        (10, b"\x0210"),
+        (-(2**31), b"\x02-2147483648"),
+        (2**63 - 1, b"\x029223372036854775807"),
+        (2**63, b"\x029223372036854775808"),
+        (-(2**63) - 1, b"\x02-9223372036854775809"),
+        (10**40, b"\x021" + b"0" * 40),
+        (5.0, bytes.fromhex("034014000000000000")),
+        (1.0, bytes.fromhex("033ff0000000000000")),
+        (0.1, bytes.fromhex("033fb999999999999a")),
+        (-1.5, bytes.fromhex("03bff8000000000000")),
+        (0.0, bytes(8).join([b"\x03", b""])),
+        (-0.0, bytes(8).join([b"\x03", b""])),
+        (5e-324, bytes.fromhex("030000000000000001")),
+        (1.7976931348623157e308, bytes.fromhex("037fefffffffffffff")),
+        (nan, ONE_NAN),
+        (infinity, bytes.fromhex("037ff0000000000000")),
+        (-infinity, bytes.fromhex("03fff0000000000000")),
+        ("", b"\x04"),
+        ("5", b"\x045"),
+        ("a\0b", b"\x04a\0b"),
+        (" Ada ", b"\x04 Ada "),
+        ("\U0001f600", b"\x04\xf0\x9f\x98\x80"),
+        (b"", b"\x05"),
+        (b"5", b"\x055"),
+        (b"\x00\xff", b"\x05\x00\xff"),
+    ]
+    decimals = {
+        "5": b"5E0",
+        "1.5": b"15E-1",
+        "1.50": b"15E-1",
+        "-1.50": b"-15E-1",
+        "1000": b"1E3",
+        "1E+3": b"1E3",
+        "100.0": b"1E2",
+        "0": b"0E0",
+        "-0": b"0E0",
+        "0E+5": b"0E0",
+        "-0.000": b"0E0",
+        "0.001": b"1E-3",
+        "00010203.0040500": b"1020300405E-5",
+        "12345678901234567890123456789012345678901234567890.10": b"123456789012345678901234567890123456789012345678901E-1",
+        "9.9E+6144": b"99E6143",
+        "-1E-7000": b"-1E-7000",
+        "1E+999999999": b"1E999999999",
+        "-250E-999999999": b"-25E-999999998",
+        "0E-999999999": b"0E0",
+        "NaN": b"NaN",
+        "-NaN": b"NaN",
+        "Infinity": b"Infinity",
+        "-Infinity": b"-Infinity",
+    }
+    moment = {
+        "in UTC": naive.replace(tzinfo=dt.UTC),
+        "the same moment at +05:30": naive.replace(hour=18, minute=4, tzinfo=zone(330)),
+        "the same moment at -12:35, the day before": naive.replace(day=28, hour=23, minute=59, tzinfo=zone(-755)),
+    }
+    noon, us = 1709210096789012, dt.timedelta(microseconds=1)
+    lmt = zone(19 + 32 / 60)
+    day = 86_400_000_000
+    documentation, local = "20010db8" + 23 * "0", "fe80" + 27 * "0"
+    other = [
+        ("moment: the epoch", dt.datetime(1970, 1, 1, tzinfo=dt.UTC), b"\x070"),
+        ("moment: one microsecond before the epoch", dt.datetime(1970, 1, 1, tzinfo=dt.UTC) - us, b"\x07-1"),
+        ("moment: 1890, an offset with seconds", dt.datetime(1890, 1, 1, tzinfo=lmt), b"\x07%d" % -(29219 * day + 1_172_000_000)),
+        ("moment: the first", dt.datetime(1, 1, 1, tzinfo=dt.UTC), b"\x07%d" % (-719162 * day)),
+        ("moment: in the year 0 in UTC", dt.datetime(1, 1, 1, tzinfo=zone(60)), b"\x07%d" % (-719162 * day - day // 24)),
+        ("moment: in the year 10000 in UTC", dt.datetime(9999, 12, 31, 23, tzinfo=zone(-60)), b"\x07%d" % (2932897 * day)),
+        ("moment: the last", dt.datetime(9999, 12, 31, 23, 59, 59, 999999, dt.UTC), b"\x07%d" % (2932897 * day - 1)),
+        ("date and time: naive", naive, b"\x08%d" % noon),
+        ("date and time: naive, before 1970", dt.datetime(1969, 12, 31, 23, 59, 59, 999999), b"\x08-1"),  # noqa: DTZ001
+        ("date and time: naive, midnight", dt.datetime(2024, 2, 29), b"\x08%d" % (19782 * day)),  # noqa: DTZ001
+        ("date", dt.date(2024, 2, 29), b"\x092024-02-29"),
+        ("date: the year 33", dt.date(33, 4, 3), b"\x090033-04-03"),
+        ("time: naive", dt.time(12, 34, 56, 789012), b"\x0a45296789012"),
+        ("time: naive, midnight", dt.time(), b"\x0a0"),
+        ("time: naive, the last", dt.time(23, 59, 59, 999999), b"\x0a86399999999"),
+        ("time: in UTC", dt.time(12, 34, 56, 789012, tzinfo=dt.UTC), b"\x0b45296789012"),
+        ("time: the same at +01:00", dt.time(13, 34, 56, 789012, tzinfo=zone(60)), b"\x0b45296789012"),
+        ("time: less than 0 after the offset", dt.time(0, 30, tzinfo=zone(60)), b"\x0b-1800000000"),
+        ("time: more than a day after the offset", dt.time(23, 30, tzinfo=zone(-60)), b"\x0b88200000000"),
+        ("duration: zero", dt.timedelta(), b"\x0c0"),
+        ("duration: one and a half seconds", dt.timedelta(seconds=1.5), b"\x0c1500000"),
+        ("duration: minus one microsecond", -us, b"\x0c-1"),
+        ("duration: minus a day and a half", -dt.timedelta(days=1, hours=12), b"\x0c-129600000000"),
+        ("duration: the longest", dt.timedelta.max, b"\x0c86399999999999999999"),
+        ("UUID", uuid.UUID("00112233-4455-6677-8899-aabbccddeeff"), bytes.fromhex("0d00112233445566778899aabbccddeeff")),
+        ("ObjectId", OID, bytes.fromhex("0e65a1b2c3d4e5f60718293a4b")),
+        ("fraction", Fraction(-1, 3), b"\x0f\0\0\0\x08fraction\0\0\0\x04-1/3"),
+        ("fraction: in lowest terms", Fraction(6, 8), b"\x0f\0\0\0\x08fraction\0\0\0\x033/4"),
+        ("fraction: a whole number", Fraction(3), b"\x0f\0\0\0\x08fraction\0\0\0\x013"),
+        ("IPv4 address", ipaddress.IPv4Address("192.0.2.1"), other_type(b"ipv4address", "c0000201")),
+        ("IPv4 interface", ipaddress.IPv4Interface("192.0.2.1/24"), other_type(b"ipv4interface", "c000020118")),
+        ("IPv4 interface: without a prefix", ipaddress.IPv4Interface("192.0.2.1"), other_type(b"ipv4interface", "c000020120")),
+        ("IPv4 network", ipaddress.IPv4Network("192.0.2.0/24"), other_type(b"ipv4network", "c000020018")),
+        ("IPv4 network: all", ipaddress.IPv4Network("0.0.0.0/0"), other_type(b"ipv4network", "0000000000")),
+        ("IPv6 address", ipaddress.IPv6Address("2001:db8::1"), other_type(b"ipv6address", documentation + "1", "")),
+        (
+            "IPv6 address: written otherwise",
+            ipaddress.IPv6Address("2001:0DB8:0::01"),
+            other_type(b"ipv6address", documentation + "1", ""),
+        ),
+        (
+            "IPv6 address: of IPv4",
+            ipaddress.IPv6Address("::ffff:192.0.2.1"),
+            other_type(b"ipv6address", "00" * 10 + "ffffc0000201", ""),
+        ),
+        ("IPv6 address: with a scope", ipaddress.IPv6Address("fe80::1%eth0"), other_type(b"ipv6address", local + "1", "65746830")),
+        ("IPv6 interface", ipaddress.IPv6Interface("2001:db8::1/32"), other_type(b"ipv6interface", documentation + "120", "")),
+        (
+            "IPv6 interface: with a scope",
+            ipaddress.IPv6Interface("fe80::1%1/64"),
+            other_type(b"ipv6interface", local + "140", "31"),
+        ),
+        ("IPv6 network", ipaddress.IPv6Network("2001:db8::/32"), other_type(b"ipv6network", documentation + "020", "")),
+        ("IPv6 network: one address", ipaddress.IPv6Network("2001:db8::1"), other_type(b"ipv6network", documentation + "180", "")),
+        ("URL", Url("https://example.com/"), b"\x0f\0\0\0\x03url\0\0\0\x14https://example.com/"),
+        (
+            "URL: a path and a query",
+            Url("https://example.com/%C3%A4?q=1"),
+            other_type(b"url", b"https://example.com/%C3%A4?q=1".hex()),
+        ),
+        ("secret text", Wrapped("secret", "Ångström"), b"\x04\xc3\x85ngstr\xc3\xb6m"),
+        ("secret bytes", Wrapped("secret", b"5"), b"\x055"),
+        ("member of an enumeration, text", Wrapped("member", "red"), b"\x04red"),
+        ("member of an enumeration, integer", Wrapped("member", 5), b"\x025"),
+    ]
+    return [
+        one("null", None, b"\x00"),
+        *(one(f"{name_of[type(value)]}: {value!a}", value, encoded) for value, encoded in plain),
+        *(one(f"decimal: {text}", Decimal(text), b"\x06" + encoded) for text, encoded in decimals.items()),
+        *(one(f"moment: {name}", value, b"\x07%d" % noon) for name, value in moment.items()),
+        *(one(name, value, encoded) for name, value, encoded in other),
+    ]
+
+
+# Assigned after Unicode 14.0: combining marks (ccc 220 and 230), a letter with a lowercase one, digits, a letter of which
+# Unicode 16 has a composite.
+MARK_BELOW, MARK_ABOVE, GARAY_CAPITAL, KAWI_ONE = "\U00010efd", "\U0001e08f", "\U00010d50", "\U00011f51"
+TODHRI, TODHRI_COMPOSITE, LETTER_15 = "\U000105d2", "\U000105c9", "\U0001e030"
+
+
+def text_cases() -> list[Blind]:
+    """The normalisers of text."""
+    unassigned_cases = {
+        "a letter of Unicode 15 cuts": (f"e\u0301{LETTER_15}e\u0301", f"\u00e9{LETTER_15}\u00e9"),
+        "a mark of Unicode 15 (ccc 220) keeps an accent from its letter": (f"a{MARK_BELOW}\u0301", None),
+        "a mark of Unicode 15 (ccc 220) is not put in order": (f"q\u0301{MARK_BELOW}\u0323", None),
+        "a mark of Unicode 15 (ccc 230) after a mark": (f"a\u0301{MARK_ABOVE}\u0323\u0301", f"\u00e1{MARK_ABOVE}\u0323\u0301"),
+        "marks around it are put in order, each side by itself": (
+            f"q\u0301\u0323{LETTER_15}\u0301\u0323",
+            f"q\u0323\u0301{LETTER_15}\u0323\u0301",
+        ),
+        "a sequence that has a composite since Unicode 16": (f"{TODHRI}\u0307", None),
+        "a composite of Unicode 16": (TODHRI_COMPOSITE, None),
+        "several in a row, at both ends": (
+            f"{MARK_BELOW}{MARK_ABOVE}A\u030a{MARK_BELOW}",
+            f"{MARK_BELOW}{MARK_ABOVE}\u00c5{MARK_BELOW}",
+        ),
+        "a noncharacter between marks": ("e\u0301\ufffee\u0301", "\u00e9\ufffe\u00e9"),
+        "a character of private use": ("\ue000\u0301", None),
+    }
+    exact = {
+        "composed": ("\u00e9", "\u00e9"),
+        "decomposed": ("e\u0301", "\u00e9"),
+        "marks in another order": ("a\u0302\u0323", "\u1ead"),
+        "Angstrom sign": ("\u212b", "\u00c5"),
+        "Hangul letters": ("\u1112\u1161\u11ab", "\ud55c"),
+        "excluded from composition": ("\u0958", "\u0915\u093c"),
+        "compatibility characters stay": ("\ufb01\u2460\uff21", "\ufb01\u2460\uff21"),
+        "case stays": ("Ada", "Ada"),
+        "white space stays": (" a\u00a0", " a\u00a0"),
+    } | {name: (value, value if form is None else form) for name, (value, form) in unassigned_cases.items()}
+    casefold = {
+        "ASCII": ("Ada LOVELACE", "ada lovelace"),
+        "U+1E9E": ("STRA\u1e9eE", "strasse"),
+        "U+00DF": ("stra\u00dfe", "strasse"),
+        "I with a dot": ("\u0130", "i\u0307"),
+        "I and a dot": ("I\u0307", "i\u0307"),
+        "i without a dot": ("I\u0131", "i\u0131"),
+        "final sigma": (
+            "\u039f\u0394\u03a5\u03a3\u03a3\u0395\u03a5\u03a3 \u03c3\u03c2",
+            "\u03bf\u03b4\u03c5\u03c3\u03c3\u03b5\u03c5\u03c3 \u03c3\u03c3",
+        ),
+        "composed": ("\u00c9", "\u00e9"),
+        "decomposed": ("E\u0301", "\u00e9"),
+        "decomposed by folding, composed again": ("\u01f0", "\u01f0"),
+        "composed after folding only": ("J\u030c", "\u01f0"),
+        "ligature": ("\ufb01", "fi"),
+        "Kelvin sign": ("\u212a", "k"),
+        "iota below": ("\u1f88", "\u1f00\u03b9"),
+        "combining iota below": ("\u0391\u0345\u0301", "\u03ac\u03b9"),
+        "Cherokee folds to capitals": ("\uab70\u13f8", "\u13a0\u13f0"),
+        "Georgian": ("\u1c90", "\u10d0"),
+        "Deseret, beyond the first plane": ("\U00010400", "\U00010428"),
+        "white space stays": (" A ", " a "),
+        "empty": ("", ""),
+        "a capital of Unicode 16 stays": (f"A\u0301{GARAY_CAPITAL}B\u0323\u0301", f"\u00e1{GARAY_CAPITAL}\u1e05\u0301"),
+        "a mark of Unicode 15 keeps an accent from its letter": (f"A{MARK_BELOW}\u0301", f"a{MARK_BELOW}\u0301"),
+    }
+    digits = {
+        "ASCII": ("+44 (0)20-7946", "440207946"),
+        "Arabic-Indic": ("\u0661\u0662\u0663", "123"),
+        "Devanagari, fullwidth, mathematical": ("\u0967\uff12\U0001d7db", "123"),
+        "superscript, circled and Roman are none": ("1\u00b2\u2462\u2163", "1"),
+        "leading zeros stay": ("007", "007"),
+        "digits of Unicode 15 are none": (f"1{KAWI_ONE}2", "12"),
+        "digits of Unicode 15 alone": (KAWI_ONE, None),
+        "no digits": ("none", None),
+        "empty": ("", None),
+    }
+    email = {
+        "spaces": (" \t\r\nAda@Example.COM \n", "ada@example.com"),
+        "spaces inside stay": (' "A B"@example.com', '"a b"@example.com'),
+        "other white space stays": ("\u00a0a@b.c\x0b", "\u00a0a@b.c\x0b"),
+        "sharp s": ("Gro\u00df@example.com", "gross@example.com"),
+        "decomposed": ("E\u0301@example.com", "\u00e9@example.com"),
+        "only spaces": (" \t ", ""),
+        "a space with a mark is cut as well": (" \u0301a@b.c", "\u0301a@b.c"),
+    }
+    tables: dict[str, Any] = {"exact": exact, "casefold": casefold, "digits": digits, "email": email}
+    return [
+        text_case(name, value, form, normaliser) for normaliser, cases in tables.items() for name, (value, form) in cases.items()
+    ] + [
+        text_case("spaces", "+44 20 7946 0000", "+442079460000", "phone"),
+        text_case("brackets, dashes", "+1 (650) 253-0000", "+16502530000", "phone"),
+        text_case("fullwidth digits", "\uff0b\uff14\uff14 \uff12\uff10 7946 0000", "+442079460000", "phone"),
+        text_case("an Italian zero", "+39 06 6982", "+39066982", "phone"),
+        text_case("national", "020 7946 0000", "+442079460000", "phone:GB"),
+        text_case("international", "+1 650-253-0000", "+16502530000", "phone:GB"),
+        text_case("prefix of the region", "00 1 650 253 0000", "+16502530000", "phone:GB"),
+        text_case("national", "030 123456", "+4930123456", "phone:DE"),
+        text_case("national, no region", "020 7946 0000", None, "phone"),
+        text_case("no number", "none", None, "phone:GB"),
+    ]
+
+
+YEAR_0, YEAR_10000 = dt.datetime(1, 1, 1, tzinfo=zone(60)), dt.datetime(9999, 12, 31, 23, 30, tzinfo=zone(-60))
+
+
+def date_cases() -> list[Blind]:
+    """The normaliser ``date``."""
+    late = dt.datetime(2024, 2, 29, 23, 30, tzinfo=zone(-60))
+    found: dict[str, tuple[dt.date, str | None]] = {
+        "a date": (dt.date(2024, 2, 29), "2024-02-29"),
+        "naive": (late.replace(tzinfo=None), "2024-02-29"),
+        "UTC": (late.replace(tzinfo=dt.UTC), "2024-02-29"),
+        "the next day in UTC": (late, "2024-03-01"),
+        "the day before in UTC": (dt.datetime(2024, 1, 1, 0, 30, tzinfo=zone(60)), "2023-12-31"),
+        "before 1970": (dt.datetime(1969, 12, 31, 23, 59, 59, 999999, dt.UTC), "1969-12-31"),
+        "the first in UTC": (dt.datetime(1, 1, 1, 1, tzinfo=zone(60)), "0001-01-01"),
+        "the last in UTC": (dt.datetime(9999, 12, 31, 22, 59, tzinfo=zone(-60)), "9999-12-31"),
+        "the year 0 in UTC": (YEAR_0, None),
+        "the year 10000 in UTC": (YEAR_10000, None),
+        "naive, the first": (dt.datetime(1, 1, 1), "0001-01-01"),  # noqa: DTZ001 - on purpose
+    }
+    return [
+        one(f"date: {name}", value, *([] if form is None else [b"\x09" + form.encode()]), normaliser="date")
+        for name, (value, form) in found.items()
+    ]
+
+
+def bucket_cases() -> list[Blind]:
+    """The normalisers that start with ``bucket``."""
+    nan, infinity, day, utc = float("nan"), float("inf"), dt.date, dt.UTC
+    edge, last = 10**400, Decimal("9." + 420 * "9" + "E399")
+    cases: list[tuple[str, Any, str, int | None]] = [
+        ("10", 0, "zero", 0),
+        ("10", 9, "below the edge", 0),
+        ("10", 10, "at the edge", 1),
+        ("10", -1, "negative", -1),
+        ("10", -10, "negative, at the edge", -1),
+        ("10", -11, "negative, below the edge", -2),
+        ("10", 25.0, "binary64", 2),
+        ("10", -0.0, "-0.0", 0),
+        ("10", -5e-324, "the negative number next to zero", -1),
+        ("10", Decimal("25.50"), "decimal", 2),
+        ("10", 10**40, "a large integer", 10**39),
+        ("10", 1e300, "a large binary64", int(1e300) // 10),
+        ("10", nan, "NaN", None),
+        ("10", infinity, "Infinity", None),
+        ("10", -infinity, "-Infinity", None),
+        ("10", Decimal("NaN"), "decimal NaN", None),
+        ("10", Decimal("Infinity"), "decimal Infinity", None),
+        ("10", Decimal("-Infinity"), "decimal -Infinity", None),
+        ("10", Decimal("sNaN"), "decimal NaN that signals", None),
+        ("10", edge, "10^400", None),
+        ("10", edge - 1, "one less than 10^400", 10**399 - 1),
+        ("10", -edge, "-10^400", None),
+        ("10", 1 - edge, "one more than -10^400", -(10**399)),
+        ("10", Decimal("1E400"), "decimal 10^400", None),
+        ("10", Decimal("-1E400"), "decimal -10^400", None),
+        ("10", last, "decimal, hardly less than 10^400", 10**399 - 1),
+        ("10", Decimal("1E+999999999"), "a decimal beyond all bounds", None),
+        ("10", Decimal("-1E+999999999"), "a negative decimal beyond all bounds", None),
+        ("10", Decimal("1E-999999999"), "a decimal next to zero", 0),
+        ("10", Decimal("-1E-999999999"), "a negative decimal next to zero", -1),
+        ("10", Decimal("-0E-999999999"), "a zero with an exponent", 0),
+        ("1", Decimal("-1E-401"), "a negative decimal next to zero", -1),
+        ("1" + 99 * "0", 10**100 - 1, "a wide bucket", 9),
+        ("9" * 100 + ".5", -1, "a wider bucket", -1),
+        ("0." + 99 * "0" + "1", 1, "the narrowest bucket", 10**100),
+        ("0." + 99 * "0" + "1", Decimal("-1E-100"), "the narrowest bucket, at the edge", -1),
+        ("0." + 99 * "0" + "1", Decimal("-1.1E-100"), "the narrowest bucket, below the edge", -2),
+        ("0." + 99 * "0" + "1", edge - 1, "the narrowest bucket and a large integer", (edge - 1) * 10**100),
+        ("0.1", 0.3, "binary64 0.3 is less than 0.3", 2),
+        ("0.1", Decimal("0.3"), "decimal 0.3", 3),
+        ("0.1", 0.1, "binary64 0.1 is more than 0.1", 1),
+        ("0.1", 0.7, "binary64 0.7 is less than 0.7", 6),
+        ("0.1", 3, "integer", 30),
+        ("0.25", -0.3, "negative", -2),
+        ("1000000", 1234567, "integer", 1),
+        ("10:0:99", -1, "below the low bound", 0),
+        ("10:0:99", 100, "above the high bound", 9),
+        ("10:0:99", 42, "between the bounds", 4),
+        ("10:0:99", 99, "at the high bound", 9),
+        ("10:0:99", nan, "NaN", None),
+        ("10:0:99", infinity, "Infinity", 9),
+        ("10:0:99", -infinity, "-Infinity", 0),
+        ("10:0:99", Decimal("-Infinity"), "decimal -Infinity", 0),
+        ("10:0:99", 10**500, "a large integer", 9),
+        ("10:0:99", Decimal("1E+999999999"), "a decimal beyond all bounds", 9),
+        ("10:0:99", Decimal("-1E+999999999"), "a negative decimal beyond all bounds", 0),
+        ("10:0:99", Decimal("-1E-999999999"), "a negative decimal next to zero", 0),
+        ("10:-99:99", Decimal("-1E-999999999"), "a negative decimal next to zero", -1),
+        ("10:-99:-5", Decimal("1E-999999999"), "a decimal next to zero, above the high bound", -1),
+        ("10:0:1" + 401 * "0", 10**401, "more than 10^400 and above the high bound", 10**400),
+        ("10:0:1" + 401 * "0", Decimal("1E400"), "10^400 between the bounds", 10**399),
+        ("10:-15:15", -100, "below a negative bound", -2),
+        ("10:-15:15", 100, "above the high bound", 1),
+        ("0.5:-0.75:0.75", Decimal(-9), "fractional bounds, low", -2),
+        ("0.5:-0.75:0.75", 9.0, "fractional bounds, high", 1),
+        ("10:5:5", 77, "bounds that are equal", 0),
+        ("month", day(2024, 2, 29), "a date", 24289),
+        ("month", day(2024, 1, 1), "January", 24288),
+        ("month", day(2023, 12, 31), "December", 24287),
+        ("month", day(1, 1, 1), "the first", 12),
+        ("month", dt.datetime(2024, 2, 29, 23, 30), "naive", 24289),  # noqa: DTZ001 - on purpose
+        ("month", dt.datetime(2024, 2, 29, 23, 30, tzinfo=zone(-60)), "the next month in UTC", 24290),
+        ("month", dt.datetime(1969, 12, 31, 23, 59, 59, 999999, utc), "before 1970", 23639),
+        ("month", YEAR_0, "the year 0 in UTC", None),
+        ("month", YEAR_10000, "the year 10000 in UTC", None),
+        ("month:2000-01-01:2024-12-31", YEAR_0, "the year 0 in UTC", None),
+        ("month:2000-01-01:2024-12-31", YEAR_10000, "the year 10000 in UTC", None),
+        ("month:2000-01-01:2024-12-31", day(1999, 12, 31), "below the low bound", 24000),
+        ("month:2000-01-01:2024-12-31", day(2031, 5, 1), "above the high bound", 24299),
+        ("month:2000-01-01:2024-12-31", dt.datetime(2024, 12, 31, 23, 59, tzinfo=utc), "on the last day", 24299),
+        ("year", day(2024, 2, 29), "a date", 2024),
+        ("year", day(33, 4, 3), "the year 33", 33),
+        ("year", dt.datetime(2024, 12, 31, 23, 30, tzinfo=zone(-60)), "the next year in UTC", 2025),
+        ("year", dt.datetime(2024, 12, 31, 23, 30), "naive", 2024),  # noqa: DTZ001 - on purpose
+        ("year", YEAR_0, "the year 0 in UTC", None),
+        ("year", YEAR_10000, "the year 10000 in UTC", None),
+        ("year:1900-06-15:2024-06-15", day(1812, 1, 1), "below the low bound", 1900),
+        ("year:1900-06-15:2024-06-15", day(2525, 1, 1), "above the high bound", 2024),
+    ]
+    return [bucket_case(name, value, expected, f"bucket:{arguments}") for arguments, value, name, expected in cases]
+
+
+def packed(*encoded: bytes) -> bytes:
+    """The encoding of a list of parts."""
+    return b"\x10" + b"".join(len(each).to_bytes(4, "big") + each for each in encoded)
+
+
+def shape_cases() -> list[Blind]:
+    """Section 3.7: lists, None, compound indexes, bits, names, keys."""
+    ada, red, blue, null = b"\x04ada", b"\x04red", b"\x04blue", b"\x00"
+    two, mixed = {"normaliser": "casefold+exact"}, {"normaliser": "casefold+digits"}
+    three = {"normaliser": "casefold+exact+bucket:10"}
+
+    def compound(name: str, parts: list[Any], *expected: bytes, **more: Any) -> Blind:
+        return Blind(f"compound: {name}", parts, sorted(expected), **more)
+
+    return [
+        one("list: three elements", ["red", "blue", "ada"], ada, red, blue),
+        one("list: one element is an array", ["red"], red),
+        one("list: empty", []),
+        one("list: duplicates", ["red", "blue", "red"], red, blue),
+        one("list: duplicates once they are normalised", ["Red", "RED", "red"], red, normaliser="casefold"),
+        one("list: None in it", ["red", None, "red", None], red, null),
+        one("list: None in it, and None has no index value", ["red", None], red, none=False),
+        one("list: None alone, and None has no index value", [None], none=False),
+        one("list: an element without a normal form", ["none", "12"], b"\x0412", normaliser="digits"),
+        one("list: no element with a normal form", ["none", ""], normaliser="digits"),
+        one("list: a set", frozenset({"red", "blue"}), red, blue),
+        one("list: 1, 1.0 and True", [1, 1.0, True], b"\x021", bytes.fromhex("033ff0000000000000"), b"\x01\x01"),
+        one("list: 1 and 1.0 in one bucket", [1, 1.0], b"\x020", normaliser="bucket:10"),
+        one("list: values that are equal when cut", list(range(40)), *(b"\x02%d" % i for i in range(40)), bits=8),
+        one("None: has an index value", None, null, normaliser="casefold"),
+        one("None: has none", None, normaliser="casefold", none=False),
+        one("None: in a bucket", None, null, normaliser="bucket:10"),
+        compound("two parts", ["Ada", 5], packed(ada, b"\x025"), **two),
+        compound("the same parts in another order", [5, "Ada"], packed(b"\x025", ada), normaliser="exact+casefold"),
+        compound("the last part is None", ["Ada", None], packed(ada, null), **two),
+        compound("the last part is None, which has no index value", ["Ada", None], none=False, **two),
+        compound("another part is None", [None, "red"], packed(null, red), **two),
+        compound("another part is None, and None has no index value", [None, "red"], packed(null, red), none=False, **two),
+        compound("all parts are None", [None, None], packed(null, null), **two),
+        compound("all parts are None, which has no index value", [None, None], none=False, **two),
+        compound("two of three parts are None", [None, None, 25], packed(null, null, b"\x022"), none=False, **three),
+        compound("the border between two parts", ["ada", "red"], packed(ada, red), **two),
+        compound("the border between two parts moved", ["adar", "ed"], packed(b"\x04adar", b"\x04ed"), **two),
+        compound("three parts", ["Ada", "red", 25], packed(ada, red, b"\x022"), **three),
+        compound(
+            "the last part is a list", ["Ada", "red", [25, 9, 31]], *(packed(ada, red, b"\x02%d" % i) for i in (0, 2, 3)), **three
+        ),
+        compound("the last part is a list of one", ["Ada", ["red"]], packed(ada, red), **two),
+        compound("the last part is a set", ["Ada", frozenset({"red", "blue"})], packed(ada, red), packed(ada, blue), **two),
+        compound("the last part is a list with duplicates", ["Ada", ["red", "red"]], packed(ada, red), **two),
+        compound("the last part is an empty list", ["Ada", []], **two),
+        compound("None and a list", [None, ["red"]], packed(null, red), **two),
+        compound("a list with None in it", ["Ada", [None, "red"]], packed(ada, null), packed(ada, red), **two),
+        compound("a list with None in it, which has no index value", ["Ada", [None, "red"]], packed(ada, red), none=False, **two),
+        compound("the last part has no normal form", ["Ada", "none"], **mixed),
+        compound("another part has no normal form", ["none", "Ada"], normaliser="digits+exact"),
+        compound("another part has no normal form, and the last is None", ["none", None], normaliser="digits+exact"),
+        compound("another part has no normal form, and the last is a list", ["none", ["a", "b"]], normaliser="digits+exact"),
+        compound("an element without a normal form", ["Ada", ["none", "12"]], packed(ada, b"\x0412"), **mixed),
+        *(one(f"bits: {bits}", "ada", ada, bits=bits) for bits in (8, 16, 64, 128, 136, 256)),
+        one("bits: 256, a list", ["red", "blue"], red, blue, bits=256),
+        one("another index", "ada", ada, index_name="name"),
+        one("another context", "ada", ada, context="orders"),
+        one("another normaliser", "ada", ada, normaliser="casefold"),
+        one("another key", "ada", ada, kids=("x2",)),
+        one("names: one letter", "ada", ada, index_name="f"),
+        one("names: 255 bytes", "ada", ada, index_name="é" * 127 + "x"),
+        one("names: composed", "ada", ada, index_name="\u00e9"),
+        one("names: decomposed", "ada", ada, index_name="e\u0301"),
+        one("names: Kid is not kid", "ada", ada, index_name="Kid"),
+        one("names: _id", "ada", ada, index_name="_id"),
+        one("names: $ not at the start", "ada", ada, index_name="a$"),
+        one("names: the border between context and name", "ada", ada, context="customersf", index_name="ield"),
+        one("two keys: one value", "ada", ada, kids=("x1", "x2")),
+        one("two keys: None", None, null, kids=("x1", "x2")),
+        one("two keys: None has no index value", None, none=False, kids=("x1", "x2")),
+        one("two keys: a list", ["red", "blue"], red, blue, kids=("x1", "x2")),
+        one("two keys: an empty list", [], kids=("x1", "x2")),
+        compound("two keys", ["Ada", ["red", "blue"]], packed(ada, red), packed(ada, blue), kids=("x1", "x2"), **two),
+        one("three keys", "ada", ada, kids=("x1", "x10", "x2")),
+        one("an application's normaliser", "M-AB 123", b"\x04mab123", normaliser="plate-v2", gives="mab123"),
+        one("an application's normaliser: not text", "M-AB 123", b"\x027", normaliser="app:len.1_x", gives=7),
+        one("an application's normaliser: null is no normal form", "M-AB 123", normaliser="plate-v2", gives=None),
+        one("an application's normaliser: empty text is one", "M-AB 123", b"\x04", normaliser="plate-v2", gives=""),
+        one("an application's normaliser: a list", "a", packed(b"\x04a", b"\x021"), normaliser="plate-v2", gives=["a", 1]),
+        one("an application's normaliser: None is not given to it", None, null, normaliser="plate-v2", gives="none"),
+        one("an application's normaliser: an id of 64 characters", "a", b"\x04b", normaliser="n" * 64, gives="b"),
+        one("an application's normaliser: case counts", "Ada", ada, normaliser="Exact", gives="ada"),
+    ]
+
+
+def index_refusals() -> list[Blind]:
+    """What is an error of the caller."""
+    plain = Blind("", ["ada"], [])
+    names = {
+        "kid": "kid",
+        "empty": "",
+        "starts with $": "$a",
+        "contains a dot": "a.b",
+        "contains NUL": "a\0b",
+        "of 256 bytes": "n" * 256,
+        "of 129 characters and 256 bytes": "nn" + "é" * 127,
+    }
+    ids = [
+        "",
+        "exact ",
+        "ex act",
+        "exäct",
+        "exact/1",
+        "exact\n",
+        "n" * 65,
+        "bucket",
+        "bucket:",
+        "buckets",
+        "bucket:0",
+        "bucket:1" + 100 * "0",
+        "bucket:0." + 100 * "0" + "9",
+        "bucket:-10",
+        "bucket:+10",
+        "bucket:010",
+        "bucket:1.0",
+        "bucket:1.50",
+        "bucket:.5",
+        "bucket:5.",
+        "bucket:1e3",
+        "bucket:1,5",
+        "bucket:NaN",
+        "bucket:\u0661",
+        "bucket:10:0",
+        "bucket:10:-0:5",
+        "bucket:10:0:9:9",
+        "bucket:10:9:0",
+        "bucket:10:0:inf",
+        "bucket:10:2024-01-01:2024-12-31",
+        "bucket:week",
+        "bucket:month:2024-01-01",
+        "bucket:month:2024-02-30:2024-12-31",
+        "bucket:month:2024-1-1:2024-12-31",
+        "bucket:month:20240101:20241231",
+        "bucket:month:2024-12-31:2024-01-01",
+        "bucket:year:1900:2100",
+        "phonetic-v1",
+        "phone:",
+        "phone:gb",
+        "phone:GBR",
+        "phone:GB:DE",
+    ]
+    wrong_types: dict[str, list[Any]] = {
+        "casefold": [5, b"ada", True, dt.date(2024, 2, 29)],
+        "digits": [5],
+        "email": [b"ada"],
+        "phone:GB": [442079460000],
+        "date": ["2024-02-29", 5, dt.time()],
+        "bucket:10": ["5", True, dt.timedelta(days=1), Fraction(1, 2)],
+        "bucket:month": ["2024-02-29", 5, dt.time()],
+    }
+    return [
+        *(plain._replace(name=f"index name: {name}", index_name=index) for name, index in names.items()),
+        *(plain._replace(name=f"bits: {bits}", bits=bits) for bits in (-8, 0, 4, 12, 127, 264, 512)),
+        *(plain._replace(name=f"normaliser id: {id!a}", normaliser=id, gives="ada") for id in ids),
+        *(
+            plain._replace(name=f"normaliser id of a compound index: {id!a}", normaliser=id, parts=["ada"] * 2, gives="ada")
+            for id in ("+", "exact+", "+exact", "exact+ exact", "exact+bucket:0")
+        ),
+        *(
+            plain._replace(name=f"value: {normaliser} of {type(value).__name__}", normaliser=normaliser, parts=[value])
+            for normaliser, values in wrong_types.items()
+            for value in values
+        ),
+        plain._replace(name="value: a document", parts=[{"a": 1}]),
+        plain._replace(name="value: a regular expression", parts=[Regex("^a")]),
+        plain._replace(name="value: a lone surrogate", parts=["a\ud800"]),
+        plain._replace(name="value: a path", parts=[PurePosixPath("/srv")]),
+        plain._replace(name="value: a URL that is not ASCII", parts=[Url("https://example.com/\u00e4")]),
+        plain._replace(name="value: a list in a list", parts=[["a", ["b"]]]),
+        plain._replace(name="value: two lists in a compound index", normaliser="exact+exact", parts=[["a"], ["b"]]),
+        plain._replace(name="value: a list that is not the last part", normaliser="exact+exact", parts=[["a"], "b"]),
+        plain._replace(name="empty context", context=""),
+        plain._replace(name="context of 256 bytes", context="c" * 256),
+        plain._replace(name="key of 31 bytes", keys={"x1": KEY[:31]}),
+        plain._replace(name="no key", kids=()),
+    ]
+
+
+def unicode_digests() -> dict[str, str]:
+    """Of each normaliser of text, SHA-256 over the normal forms of every character of Unicode 14.0, one line each."""
+    forms = {"exact": reference.exact, "casefold": reference.casefold, "digits": reference.digits}
+    digests = {}
+    for id, form in forms.items():
+        digest = hashlib.sha256()
+        for code in range(0x110000):
+            if code in reference.unassigned() or 0xD800 <= code <= 0xDFFF:
+                continue
+            try:
+                digest.update(form(chr(code)).encode() + b"\n")
+            except reference.NoNormalFormError:
+                digest.update(b"\n")
+        digests[id] = digest.hexdigest()
+    return digests
+
+
+def compare_index_cases(found: dict[str, dict[str, Any]]) -> None:
+    """What must be equal is, and what must differ does."""
+
+    def stored(*names: str) -> list[Any]:
+        return [found[name]["stored"] for name in names]
+
+    fives = ["integer: 5", "binary64: 5.0", "boolean: True", "text: '5'", "bytes: b'5'", "decimal: 5"]
+    demand(len(set(stored(*fives))) == len(fives), "index: 5, 5.0, True, '5', b'5' and Decimal(5) never meet")
+    demand(len(set(stored("binary64: 0.0", "binary64: -0.0"))) == 1, "index: there is one zero")
+    demand(len(set(stored("decimal: 1.5", "decimal: 1.50"))) == 1, "index: 1.5 and 1.50 meet")
+    moments = [name for name in found if name == "moment: in UTC" or "the same moment" in name]
+    demand(len(moments) == 3 and len(set(stored(*moments))) == 1, "index: a moment has one value in every zone")
+    apart = ["bits: 128", *(f"another {what}" for what in ("index", "context", "normaliser", "key"))]
+    demand(len(set(stored(*apart))) == len(apart), "index: one value is another under another index, context, normaliser, key")
+    lengths = stored(*(f"bits: {bits}" for bits in (8, 16, 64, 128, 136, 256)))
+    demand(all(lengths[-1].startswith(each) for each in lengths), "index: a shorter value is the beginning of a longer one")
+    apart = ["compound: the border between two parts", "compound: the border between two parts moved"]
+    demand(len(set(stored(*apart))) == 2, "index: the border between two parts counts")
+    both = found["two keys: one value"]["stored"]
+    demand(both == sorted(stored("bits: 128", "another key")), "index: under two keys there are both values")
+
+
+def by_hand(case: Blind, result: dict[str, Any]) -> list[str]:
+    """All that ``idx`` may have for the encodings, from HMAC alone: HKDF of one block is HMAC twice."""
+
+    def hkdf(key: bytes, *parts: str) -> bytes:
+        info = b"".join(len(part.encode()).to_bytes(4, "big") + part.encode() for part in ("mongo_envelope/v1", *parts))
+        return hmac.digest(hmac.digest(bytes(32), key, "sha256"), info + b"\1", "sha256")
+
+    values = set()
+    for kid in case.kids:
+        working = hkdf(hkdf(case.keys[kid], "index"), "index", case.context)
+        key = hkdf(working, "index", case.context, case.index_name, case.normaliser)
+        values |= {hmac.digest(key, bytes.fromhex(each), "sha256").hex()[: case.bits // 4] for each in result["encodings"]}
+    return sorted(values)
+
+
+def index_vectors() -> dict[str, Any]:
+    """Index values, inputs that are refused, and digests of what the normalisers of text make of Unicode 14.0."""
+    cases: dict[str, dict[str, Any]] = {}
+    for case in [*encoding_cases(), *text_cases(), *date_cases(), *bucket_cases(), *shape_cases()]:
+        demand(case.name not in cases, f"index: {case.name}: the name occurs twice")
+        result = case.run()
+        wanted = [each.hex() for each in case.expected]
+        demand(result["encodings"] == wanted, f"index: {case.name}: {result['encodings']}, not {wanted}")
+        stored = result["stored"] if isinstance(result["stored"], list) else [result["stored"]] * (result["stored"] is not None)
+        demand(stored == by_hand(case, result), f"index: {case.name}: the values by hand")
+        cases[case.name] = case.arguments() | result
+    compare_index_cases(cases)
+    refused = index_refusals()
+    for case in refused:
+        try:
+            case.run()
+        except ValueError:
+            continue
+        demand(False, f"index: refused: {case.name}: has a value")
+    return {
+        "cases": list(cases.values()),
+        "refused": [case.arguments() for case in refused],
+        "unicode": unicode_digests(),
+    }
+
+
 # --- the worked example ---------------------------------------------------------------------------------------------
 
 BEGIN, END = "<!-- example: written by generate_vectors.py -->", "<!-- end of example -->"
@@ -1516,8 +2347,9 @@ def rendered() -> dict[Path, str]:
         HERE / "vectors" / "open.json": text({"cases": open_vectors()}),
         HERE / "vectors" / "reject.json": text({"cases": reject_vectors()}),
         HERE / "vectors" / "derive.json": text(derive_vectors()),
+        HERE / "vectors" / "index.json": text(index_vectors()),
         specification: around.sub(lambda _: worked, prose),
-    }
+    } | ({UNASSIGNED: unassigned()} if unicodedata.unidata_version == "14.0.0" else {})
 
 
 def main(arguments: list[str]) -> int:
@@ -1525,6 +2357,11 @@ def main(arguments: list[str]) -> int:
     if arguments not in ([], ["--check"]):
         print("usage: generate_vectors.py [--check]", file=sys.stderr)
         return 2
+    if not arguments and unicodedata.unidata_version == "14.0.0":
+        UNASSIGNED.write_text(unassigned(), encoding="ascii")  # first, since the reference reads it
+    if not UNASSIGNED.exists():
+        print(f"{UNASSIGNED.relative_to(HERE)}: missing, and only a Python with Unicode 14.0 writes it", file=sys.stderr)
+        return 1
     files = rendered()
     if CONTRADICTIONS:
         print(*(f"generate_vectors: {message}" for message in CONTRADICTIONS), sep="\n", file=sys.stderr)

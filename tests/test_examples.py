@@ -252,8 +252,9 @@ async def test_a_key_that_is_not_there(
     with pytest.raises(ConfigurationError, match="another key file"):
         async with serve():
             pass  # a service with other keys does not start
-    database.customers.insert_one({"_id": "the newest, which says nothing of keys"})
+    monkeypatch.setenv("MONGO_ENVELOPE_KEYS", KEY_FILE.read_text())
     async with serve() as http:
+        database.customers.update_one({}, {"$set": {"kid": "another"}})  # written by one that started with other keys
         error_of(await http.get(url), 503)
     assert "UnknownKeyError" in caplog.text
 

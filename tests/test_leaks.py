@@ -29,7 +29,7 @@ import pydantic
 import pytest
 from bson import ObjectId
 from bson.raw_bson import RawBSONDocument
-from conftest import Driver
+from conftest import Driver, Either
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, WrapValidator, create_model
 from pydantic_core import PydanticCustomError
 from pymongo import AsyncMongoClient, MongoClient
@@ -38,7 +38,20 @@ from pymongo.errors import BulkWriteError, WriteError
 from pymongo.logger import LogMessage
 from pymongo.monitoring import CommandListener
 
-from mongo_envelope import KeyRing, PayloadError, Queryable, QueryError, Sensitive, embedded, envelope, errors, places, writing
+from mongo_envelope import (
+    BlindIndex,
+    Bucket,
+    KeyRing,
+    PayloadError,
+    Queryable,
+    QueryError,
+    Sensitive,
+    embedded,
+    envelope,
+    errors,
+    places,
+    writing,
+)
 from mongo_envelope.bridge import settle
 from mongo_envelope.lossless import Misfit, Node, Plan
 from mongo_envelope.primitives import derive
@@ -122,7 +135,15 @@ def key_material(keys: KeyRing, context: str = "customers") -> list[bytes]:
         for purpose in ("encrypt", "authenticate"):
             held.append(derive(key._material, purpose))
             held.append(derive(held[-1], purpose, context))
+    for index_key in keys._index_keys.values():
+        held += [index_key._material, derive(index_key._material, "index")]
+        held.append(derive(held[-1], "index", context))
+        held += [derive(held[-1], "index", context, name, normalizer) for name, normalizer in INDEXES.items()]
     return held
+
+
+#: The blind indexes of `Person`, and their normalisers.
+INDEXES = {"mail": "email", "tenant_nick": "exact+casefold", "code": "loud", "salary_bucket": "bucket:1000"}
 
 
 @pytest.fixture(scope="session")
@@ -198,7 +219,7 @@ def test_the_detector_finds_a_secret(leaked: Leaked, thing: str) -> None:
 def test_the_detector_finds_each_key(leaked: Leaked, keys: KeyRing) -> None:
     """Each key that is held or derived is found as bytes and as text, and in a key file."""
     assert keys.working_keys(keys.primary, "customers").cipher._key in key_material(keys)
-    assert len(set(key_material(keys))) == 5
+    assert len(set(key_material(keys))) == 5 + 3 + len(INDEXES)
     for key in key_material(keys):
         for form in (key, key.hex(), repr(key), base64.b64encode(key), base64.urlsafe_b64encode(key).decode()):
             assert leaked({"a": [form]})
@@ -222,6 +243,16 @@ class Place(BaseModel):
     )
 
 
+def another() -> str:
+    """A secret that no other document has."""
+    return secret(uuid4().hex)
+
+
+def quoting(text: str) -> str:
+    """A normaliser that refuses what is loud, and quotes it."""
+    return raises(ValueError(text))(0) if "loud" in text else text
+
+
 class Person(BaseModel):
     """A secret in every kind of place: keys of dicts and names of extra fields among them."""
 
@@ -235,6 +266,12 @@ class Person(BaseModel):
     born: Annotated[date, Queryable()] = date(1815, 12, 10)
     place: Annotated[Place, Queryable()] = Place()
     badge: Annotated[ObjectId | None, Queryable()] = None
+    mail: Annotated[str, Sensitive(index=BlindIndex(normalize="email", unique=True))] = Field(default_factory=another)
+    nick: Annotated[str, Sensitive(index=BlindIndex(normalize="casefold", within=["tenant"], bits=16))] = Field(
+        default_factory=secret
+    )
+    code: Annotated[str, Sensitive(index=BlindIndex(normalize=quoting, normalize_id="loud"))] = Field(default_factory=secret)
+    salary: Annotated[int, Sensitive(index=Bucket(width=1000))] = Field(default_factory=lambda: NUMBER)
     text: Annotated[str, Sensitive()] = Field(default_factory=secret)
     password: SecretStr = Field(default_factory=lambda: SecretStr(secret()))
     data: bytes = Field(default_factory=lambda: DATA)
@@ -266,6 +303,18 @@ REFUSED_FILTERS: dict[Any, list[Any]] = {
     "by_name": [{secret(): secret()}],
     "nested.word": [secret()],
     "number": [NUMBER],
+    "mail": [
+        [secret()],
+        {"$regex": secret()},
+        {"$gt": secret()},
+        {"$in": secret()},
+        {"$in": [NUMBER]},
+        {"$elemMatch": {"$eq": secret()}},
+    ],
+    "mail.domain": [secret()],
+    "nick": [secret()],  # without the tenant
+    "code": [secret("loud"), {"$in": ["", secret("loud")]}, BROKEN],
+    "salary": [secret(), {"$gt": NUMBER}, {"$gte": secret(), "$lt": NUMBER}, {"$gte": 0, "$lte": NUMBER}, {"$in": [[NUMBER]]}],
     "colour": [secret()],
     "id": [secret(), DATA, Loud()],
     "rank": [secret(), {"$in": [1, secret()]}, {"$mod": [1, secret()]}, {"$not": secret()}],
@@ -326,6 +375,25 @@ async def day(driver: Driver, database: Db) -> list[BaseException]:  # noqa: PLR
         with refused(QueryError):
             await people.count(dict([case.values]))
 
+    # Searched.
+    assert await people.find({"mail": ada.mail.upper()}).to_list() == [ada]
+    assert await people.count({"nick": secret().upper(), "tenant": "acme"}) == 3
+    assert await people.count({"salary": {"$gt": NUMBER - 1, "$lte": NUMBER}, "code": {"$ne": secret("other")}}) == 3
+    assert await people.exists({"$or": [{"mail": eve.mail}, {"code": secret()}]})
+    assert await people.distinct("rank", {"salary": NUMBER}) == [0, 1, 2]
+    assert (await people.find_one({"mail": bob.mail}, fields="metadata")).rank == 1
+    for pipeline in ([{"$match": {"mail": {"$in": [ada.mail, secret()]}}}], [{"$group": {"_id": "$rank"}}]):
+        await Either(await people.aggregate(pipeline)).to_list()
+    for pipeline in (
+        [{"$match": {"text": secret()}}],
+        [{"$match": {"salary": NUMBER}}],
+        [{"$set": {secret(): secret(), "mail": 1}}],
+    ):
+        with refused(QueryError):
+            await people.aggregate(pipeline)
+    assert await people.reindex(every=True) == await people.verify() == 3
+    ada, bob, eve = await people.load_many([ada.id, bob.id, eve.id])
+
     # Changed, also by those who may not.
     await people.update(bob.id, {"text": secret("changed"), "by_name": {secret("new key"): ""}, "colour": secret("new extra")})
     bob = await people.update(bob.id, lambda found: setattr(found, "anything", secret("changed by a function")))
@@ -334,20 +402,24 @@ async def day(driver: Driver, database: Db) -> list[BaseException]:  # noqa: PLR
             await people.save(saved, **how)
     await people.save(stale, overwrite=True)
     ada = await people.save(person(id=ada.id, handle=SEEN), revision=people.revision(stale))
-    for batch in ([person(handle=SEEN)], [person(), person(handle=SEEN), person()]):
+    for batch in ([person(handle=SEEN)], [person(), person(handle=SEEN), person()], [person(mail=bob.mail)]):
         with refused(errors.DuplicateValueError):
             await people.save_many(batch)
-    for name, value in (("text", [secret()]), ("by_name", {secret(): NUMBER}), ("anything", Loud())):
+    for name, value in (("text", [secret()]), ("by_name", {secret(): NUMBER}), ("anything", Loud()), ("code", secret("loud"))):
         with refused(PayloadError):
             await people.save(wrong(**{name: value}))
     with refused(QueryError):
         await people.update(ada.id, {"nested": {"word": [secret()]}})
 
-    # Refused by the server: pymongo's own errors, which quote what stands in the clear.
-    database.command("collMod", "customers", validator={"handle": {"$ne": f"{SEEN} refused"}})
+    # Refused by the server: by a validator, and then with pymongo's own errors, which quote what stands in the clear.
+    database.command("collMod", "customers", validator={"$and": [{"handle": {"$ne": f"{SEEN} refused"}}, people.inner.guard()]})
+    no_point = {"handle": f"{SEEN} no point"}
+    database.customers.create_index([("place", "2dsphere")], partialFilterExpression=no_point)
     for save, kind in ((people.save, WriteError), (lambda model: people.save_many([model]), BulkWriteError)):
-        with refused(kind):
+        with refused(errors.RepositoryError):
             await save(person(handle=f"{SEEN} refused"))
+        with refused(kind):
+            await save(person(**no_point))
 
     # In transactions.
     for commit in (True, False):
@@ -366,13 +438,18 @@ async def day(driver: Driver, database: Db) -> list[BaseException]:  # noqa: PLR
     with refused(PayloadError):
         await changed.load(ada.id)
     await changed.find(on_invalid=caught.append).to_list()
+    await people.verify(on_invalid=caught.append)
+    await people.reindex(every=True, on_invalid=caught.append)
+    await people.doctor()
 
     # Deleted.
+    ada = await people.load(ada.id)
     await people.delete(ada.id, revision=people.revision(ada))
     for call, given in ((people.save, ada), (people.load, ada.id)):
         with refused(errors.DocumentNotFoundError):
             await call(given)
     await people.delete(eve.id)
+    await people.delete_many({"mail": bob.mail, "salary": NUMBER})
     await people.delete_many({"tenant": "acme"})
     return caught
 
@@ -528,6 +605,10 @@ REFUSED_VALUES: dict[str, list[Any]] = {
     "password": [secret(), SecretStr(BROKEN)],
     "data": [secret()],
     "number": [secret(), NUMBER * 10**4300],
+    "mail": [[secret()], BROKEN],
+    "nick": [DATA, BROKEN],
+    "code": [secret("loud"), BROKEN],
+    "salary": [secret(), [NUMBER]],
     "phones": [{NUMBER: [secret()]}, {secret(): ""}],
     "nested": [secret(), Inner.model_construct(word=[secret()])],
     "each": [["", {secret()}], {secret()}],
@@ -609,6 +690,7 @@ CHANGED: dict[str, dict[str, Any]] = {
     "a type of error of one's own": {"text": refused_by(PydanticCustomError(secret(), secret()))},
     "another model's error": {"text": Annotated[str, AfterValidator(lambda text: Place(city=text).city)]},
     "another type's error": {"phones": Annotated[dict[int, str], AfterValidator(validated_again)]},
+    "a Bucket's number": {"salary": Annotated[int, Field(lt=5), Sensitive(index=Bucket(width=1000))]},
     "load= raises": {"text": Annotated[str, Sensitive(dump=str, load=raises(KeyError(secret())))]},
 }
 
@@ -641,6 +723,8 @@ REFUSED_CHANGES: dict[str, list[Any]] = {
     "text": [[secret()], BROKEN],
     "password": [[secret()]],
     "data": [Loud()],
+    "code": [secret("loud"), [secret()]],
+    "salary": [secret()],
     "phones": [{NUMBER: [secret()]}, {secret(): ""}],
     "nested": [{"word": [secret()]}, {secret(): 1}],
     "each": [["", {secret()}]],
@@ -783,7 +867,8 @@ async def test_reprs(driver: Driver, leaked: Leaked, keys: KeyRing) -> None:
     assert leaked(opened.payload)
     assert leaked(key._material)
     held = [people.inner, inner, codec, codec._fast, codec.schema, codec.schema._plan, *codec.schema.stored]
-    held += [cursor.inner, cursor.inner._found, sealed, opened]
+    held += [cursor.inner, cursor.inner._found, sealed, opened, codec.indexer, *codec.schema.blind, *keys._index_keys.values()]
+    held += [people.find({"salary": NUMBER}).inner._found, inner._compiled({"mail": ada.mail}, None)]
     held += [keys, key, working, working.cipher, working.authenticator, vars(inner), vars(codec), vars(codec._fast)]
     assert leaked([list(printed(each)) for each in held]) == []
 

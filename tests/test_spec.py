@@ -1,10 +1,13 @@
-"""The specification: the library and the reference agree, on every vector and on thousands of random models."""
+"""The specification: the library and the reference agree, on every vector and on thousands of random models and index values."""
 
 from __future__ import annotations
 
 import ast
 import dataclasses
+import hashlib
+import hmac
 import importlib.util
+import ipaddress
 import json
 import random
 import shutil
@@ -16,8 +19,9 @@ from collections.abc import Callable
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from enum import Enum
+from fractions import Fraction
 from ipaddress import IPv4Address, IPv6Network
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import ModuleType
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -26,12 +30,18 @@ import bson
 import pytest
 from bson import json_util
 from bson.binary import UuidRepresentation
+from bson.int64 import Int64
 from bson.objectid import ObjectId
 from bson.raw_bson import RawBSONDocument
-from pydantic import BaseModel, ConfigDict, Field, SecretBytes, SecretStr, create_model
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import AnyUrl, BaseModel, ByteSize, ConfigDict, Field, SecretBytes, SecretStr, create_model
 
-from mongo_envelope import DataKey, DocumentCodec, KeyRing, Queryable, Sensitive, envelope
+from mongo_envelope import DataKey, DocumentCodec, KeyRing, Queryable, Sensitive, envelope, normalize
+from mongo_envelope.blind import BlindIndex, Bucket, Definition, Indexer, Part, encode
 from mongo_envelope.errors import ConfigurationError, MalformedEnvelopeError, MongoEnvelopeError, SchemaError
+from mongo_envelope.keys import IndexKey
+from mongo_envelope.normalize import NOTHING, Normalizer, bucket, normalizer
 from mongo_envelope.schema import Schema
 
 SPEC = Path(__file__).parents[1] / "spec"
@@ -54,11 +64,11 @@ def loaded_reference() -> ModuleType:
 reference = loaded_reference()
 
 
-def vectors(file: str, part: str = "cases") -> list[dict[str, Any]]:
+def vectors(file: str, part: str = "cases") -> Any:
     """One part of one vector file."""
     content = json.loads((SPEC / "vectors" / f"{file}.json").read_text())
     assert content["format"] == "mongo_envelope/v1"
-    found: list[dict[str, Any]] = content[part]
+    found: Any = content[part]
     return found
 
 
@@ -112,19 +122,21 @@ def error_of(call: Callable[[], object]) -> str:
 
 def test_every_vector_is_counted() -> None:
     """A vector file that grows, shrinks or is no longer read fails here."""
-    assert sorted(path.name for path in (SPEC / "vectors").iterdir()) == ["derive.json", "open.json", "reject.json", "seal.json"]
+    files = ["derive.json", "index.json", "open.json", "reject.json", "seal.json", "unassigned14.txt"]
+    assert sorted(path.name for path in (SPEC / "vectors").iterdir()) == files
     counts = {"seal": len(vectors("seal")), "refused": len(vectors("seal", "refused"))}
     counts |= {file: len(vectors(file)) for file in ("open", "reject")}
-    assert counts == {"seal": 31, "refused": 29, "open": 36, "reject": 432}
+    counts |= {"index": len(vectors("index")), "index, refused": len(vectors("index", "refused"))}
+    assert counts == {"seal": 33, "refused": 33, "open": 42, "reject": 448, "index": 348, "index, refused": 90}
     assert Counter(case["error"] for case in vectors("reject")) == {
-        "MalformedEnvelopeError": 188,
+        "MalformedEnvelopeError": 203,
         "UnsupportedVersionError": 27,
         "UnknownKeyError": 13,
-        "IntegrityError": 150,
+        "IntegrityError": 151,
         "PayloadError": 54,
     }
     assert sum(case["name"].startswith("payload: duplicate") for case in vectors("reject")) == 6
-    for file in ("seal", "open", "reject"):
+    for file in ("seal", "open", "reject", "index"):
         names = [case["name"] for case in vectors(file)]
         assert len(set(names)) == len(names)
 
@@ -225,6 +237,235 @@ def test_what_a_sealer_must_refuse_is_refused(case: dict[str, Any]) -> None:
             Schema.of(create_model("M", id=(int, ...), field=(Annotated[int, Queryable(name=name)], ...)))
 
 
+# --- blind indexes --------------------------------------------------------------------------------------------------
+
+ADDRESSES = (
+    ipaddress.IPv4Address,
+    ipaddress.IPv4Interface,
+    ipaddress.IPv4Network,
+    ipaddress.IPv6Address,
+    ipaddress.IPv6Interface,
+    ipaddress.IPv6Network,
+)
+#: what a vector calls a type, and what makes a value of the library's from what the vector has
+MAKERS: dict[str, Callable[[Any], Any]] = {
+    "integer": int,
+    "decimal": Decimal,
+    "fraction": Fraction,
+    "datetime": datetime.fromisoformat,
+    "date": date.fromisoformat,
+    "time": time.fromisoformat,
+    "timedelta": lambda each: timedelta(*each),
+    "set": lambda each: set(map(held, each)),
+    "secret": lambda each: (SecretStr if isinstance(held(each), str) else SecretBytes)(held(each)),
+    "member": lambda each: Enum("Member", {"ONE": held(each)})["ONE"],
+    "url": AnyUrl,
+    "pureposixpath": PurePosixPath,
+    **{each.__name__.lower(): each for each in ADDRESSES},
+}
+EQUAL_BOUNDS = "bucket:10:5:5: bounds that are equal"  # which the text allows, and a `Bucket` does not
+OUTSIDE = "value: a URL that is not ASCII"  # which no `AnyUrl` holds
+
+
+def held(tagged: Any) -> Any:
+    """A value of a vector of index.json, as a model would hold it."""
+    if isinstance(tagged, list):
+        return [held(each) for each in tagged]
+    if isinstance(tagged, dict) and "type" in tagged:
+        return MAKERS[tagged["type"]](tagged["value"])
+    found = values({"value": tagged})["value"]
+    return int(found) if isinstance(found, Int64) else found
+
+
+def normalizer_of(id: str, gives: Any = None) -> Normalizer:
+    """The library's normaliser of an id; ``gives``: what an application's function of this id gives."""
+    kind, *arguments = id.split(":")
+    if kind == "bucket" and arguments[0] in ("month", "year"):
+        found = bucket(arguments[0], *(map(date.fromisoformat, arguments[1:]) if arguments[1:] else (None, None)))
+    elif kind == "bucket":
+        width, *bounds = (Decimal(each) if "." in each else int(each) for each in arguments)
+        found = bucket(width, *(bounds or (None, None)))
+    elif kind == "phone" or id in normalize.NAMES:
+        found = normalizer(id, None)
+    else:
+        found = normalizer(lambda _: gives, id)
+    assert found.id == id
+    return found
+
+
+def declared(case: dict[str, Any]) -> tuple[Definition, dict[str, Any]]:
+    """The index of a vector, and a value for each of its fields."""
+    fields = {f"f{number}": held(part) for number, part in enumerate(case["parts"])}
+    gives = held(case["gives"]) if "gives" in case else None
+    norms = [normalizer_of(id, gives) for id in case["normaliser"].split("+")]
+    parts = [Part(field, norm) for field, norm in zip(fields, norms, strict=True)]
+    parts[-1] = dataclasses.replace(parts[-1], many=isinstance(fields[parts[-1].field], list | set))
+    definition = Definition(case["index"], tuple(parts), case["bits"], unique=False, none=case["none"], ranges=False)
+    return definition, fields
+
+
+def index_ring(keys: dict[str, str]) -> KeyRing:
+    """The index keys of a vector, all of them written, and the data key that every ring has."""
+    index_keys = [IndexKey(kid, bytes.fromhex(key)) for kid, key in keys.items()]
+    return KeyRing([DataKey("k1", bytes(32))], index_keys=index_keys, written=keys)
+
+
+def index_cases(*, phone: bool) -> list[dict[str, Any]]:
+    """The vectors of index.json: those that the library refuses because nobody can ring that number, or the others."""
+    cases = (case for case in vectors("index") if case["name"] != EQUAL_BOUNDS)
+    return [case for case in cases if phone == (case["normaliser"].startswith("phone") and not case["encodings"])]
+
+
+@pytest.mark.parametrize("case", index_cases(phone=False), ids=lambda case: case["name"])
+def test_index_vectors(case: dict[str, Any]) -> None:
+    """The library makes of each value the encodings, and stores the index values, that the specification names."""
+    definition, fields = declared(case)
+    assert definition.normalizer_id == case["normaliser"]
+    assert [each.hex() for each in definition.encodings(fields)] == case["encodings"]
+    idx = Indexer([definition], index_ring(case["keys"]), case["context"]).of(fields)
+    kids = sorted(case["keys"])
+    assert idx.pop("kid") == (kids if len(kids) > 1 else kids[0])
+    found = [each.hex() for each in value] if isinstance(value := idx.get(case["index"]), list) else value and value.hex()
+    assert found == case["stored"]
+    assert idx.keys() == ({case["index"]} if case["stored"] else set())
+
+
+@pytest.mark.parametrize("case", index_cases(phone=True), ids=lambda case: case["name"])
+def test_what_is_no_phone_number_is_refused(case: dict[str, Any]) -> None:
+    """What has no normal form as a phone number is an error of the library, so that nobody stores what is never found."""
+    definition, fields = declared(case)
+    with pytest.raises(ValueError, match="f0: not a phone number"):
+        definition.encodings(fields)
+
+
+def test_index_keys_encodings_and_values_one_by_one() -> None:
+    """Each step of an index value is that of the vectors: the key of the index, the normal form, its encoding, the tag cut."""
+    for case in index_cases(phone=False):
+        definition, fields = declared(case)
+        for kid, key in case["index_keys"].items():
+            authenticator = IndexKey(kid, bytes.fromhex(case["keys"][kid])).authenticator(
+                case["context"], case["index"], case["normaliser"]
+            )
+            for each in map(bytes.fromhex, [*case["encodings"], ""]):
+                assert authenticator.tag(each) == hmac.digest(bytes.fromhex(key), each, "sha256"), case["name"]
+            stored = case["stored"] if isinstance(case["stored"], list) else [case["stored"]]
+            tags = {authenticator.tag(bytes.fromhex(each))[: case["bits"] // 8].hex() for each in case["encodings"]}
+            assert tags <= set(stored), case["name"]
+        if len(definition.parts) == 1 and fields["f0"] is not None and not definition.owner.many:
+            form = definition.owner.form(fields["f0"])
+            assert ([] if form is NOTHING else [encode(form).hex()]) == case["encodings"], case["name"]
+
+
+@pytest.mark.parametrize("name", ["exact", "casefold", "digits"])
+def test_normal_forms_of_every_character(name: str) -> None:
+    """The normal forms of all that Unicode 14.0 assigns have the digest of the specification, on this Python as on any other."""
+    form, digest = getattr(normalize, name), hashlib.sha256()
+    for code in range(0x110000):
+        if not 0xD800 <= code <= 0xDFFF and code not in reference.unassigned():
+            found = form(chr(code))
+            digest.update((b"" if found is NOTHING else found.encode()) + b"\n")
+    assert digest.hexdigest() == vectors("index", "unicode")[name]
+
+
+def indexed(held: Any, index: BlindIndex | Bucket, **others: Any) -> Schema[BaseModel]:
+    """The schema of a model with an index on a field of this type."""
+    fields = {name: (annotation, ...) for name, annotation in others.items()}
+    return Schema.of(create_model("M", id=(int, ...), **fields, field=(Annotated[held, Sensitive(index=index)], ...)))
+
+
+def index_of(case: dict[str, Any]) -> None:
+    """Declare, in a model, the index of a vector that is refused for a type or a shape."""
+    *around, last = map(held, case["parts"])
+    norm = case["normaliser"].split("+")[-1]
+    kinds = [list[str] if isinstance(each, list) else type(each) for each in (*around, last)]
+    if isinstance(last, list) and any(isinstance(each, list) for each in last):
+        kinds[-1] = list[list[str]]
+    width = int(norm.partition(":")[2]) if norm == "bucket:10" else norm.partition(":")[2]
+    within = {f"f{number}": kind for number, kind in enumerate(kinds[:-1])}
+    index = Bucket(width=width) if norm.startswith("bucket") else BlindIndex(normalize=norm, within=list(within))
+    indexed(kinds[-1], index, **within)
+
+
+def refuse_index(case: dict[str, Any]) -> None:
+    """Do with the library what a vector says that must be refused."""
+    what, _, detail = case["name"].partition(": ")
+    if what in ("index name", "bits"):
+        indexed(str, BlindIndex(name=case["index"], bits=case["bits"]))
+    elif what.startswith("normaliser id"):
+        normalizer(lambda _: held(case["gives"]), case["normaliser"])
+    elif " of " in detail or "list" in detail:
+        index_of(case)
+    elif what == "value":
+        encode(held(case["parts"][0]))
+    else:
+        definition, fields = declared(case)
+        Indexer([definition], index_ring(case["keys"]), case["context"]).of(fields)
+
+
+@pytest.mark.parametrize("case", vectors("index", "refused"), ids=lambda case: case["name"])
+def test_what_has_no_index_is_refused(case: dict[str, Any]) -> None:
+    """What the specification calls an error of the caller is one: of the model, of the keys, or of the value."""
+    if case["name"] == OUTSIDE:
+        assert str(held(case["parts"][0])).isascii()
+    else:
+        error = ValueError if case["name"].startswith("value: a") and "list" not in case["name"] else MongoEnvelopeError
+        with pytest.raises(error):
+            refuse_index(case)
+
+
+@pytest.mark.parametrize(
+    ("width", "bounds"),
+    [
+        (0, ()),
+        (-10, ()),
+        (True, ()),
+        (0.5, ()),
+        (10**100, ()),
+        (Decimal("1E100"), ()),
+        (Decimal("9.9E-101"), ()),
+        (Decimal("Infinity"), ()),
+        (Decimal("NaN"), ()),
+        ("week", ()),
+        ("10", ()),
+        (10, (0, None)),
+        (10, (9, 0)),
+        (10, (5, 5)),
+        (10, (0, 0.5)),
+        (10, (0, Decimal("Infinity"))),
+        (10, (Decimal("NaN"), 9)),
+        (10, (date(2024, 1, 1), date(2024, 12, 31))),
+        ("year", (1900, 2100)),
+        ("month", (date(2024, 12, 31), date(2024, 1, 1))),
+        ("month", (datetime(2024, 1, 1), datetime(2024, 12, 31))),
+    ],
+    ids=repr,
+)
+def test_what_is_no_bucket_is_refused(width: Any, bounds: tuple[Any, ...]) -> None:
+    """A width or bounds that no id can say, or that make no bucket, are refused when the index is declared."""
+    with pytest.raises(SchemaError):
+        bucket(width, *(bounds or (None, None)))
+
+
+@pytest.mark.parametrize(
+    ("width", "bounds", "id"),
+    [
+        (Decimal("1E+3"), (), "bucket:1000"),
+        (Decimal("2.50"), (), "bucket:2.5"),
+        (Decimal("0E1") + 1, (), "bucket:1"),
+        (Decimal("1E-100"), (), "bucket:0." + 99 * "0" + "1"),
+        (10, (Decimal("-1E+2"), Decimal("1E2")), "bucket:10:-100:100"),
+        (10, (Decimal("-0"), 100), "bucket:10:0:100"),
+        (10, (Decimal("-0.00"), Decimal("0.10")), "bucket:10:0:0.1"),
+        (10, (-5, Decimal("-0.0")), "bucket:10:-5:0"),
+        ("month", (date(1, 1, 1), date(9999, 12, 31)), "bucket:month:0001-01-01:9999-12-31"),
+    ],
+)
+def test_one_bucket_has_one_id(width: Any, bounds: tuple[Any, ...], id: str) -> None:
+    """Widths and bounds that are equal stand in the id in the one way to write them, which the reference reads."""
+    assert bucket(width, *(bounds or (None, None))).id == id
+    assert reference.normaliser(id, {})
+
+
 # --- the files ------------------------------------------------------------------------------------------------------
 
 
@@ -241,7 +482,7 @@ def imports(path: Path) -> set[str]:
 
 def test_the_reference_is_independent() -> None:
     """The reference and its generator import nothing of the library, and name no way to import it unseen."""
-    assert imports(SPEC / "reference.py") - set(sys.stdlib_module_names) == {"bson", "cryptography"}
+    assert imports(SPEC / "reference.py") - set(sys.stdlib_module_names) == {"bson", "cryptography", "phonenumbers"}
     assert imports(SPEC / "generate_vectors.py") - set(sys.stdlib_module_names) == {"bson", "cryptography", "reference"}
     for path in SPEC.glob("*.py"):
         named = {node.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)}
@@ -413,3 +654,189 @@ def test_reference_and_library_open_what_the_other_sealed(seed: int) -> None:
             for opened in (codec.open(raw), codec.open(again), codec.open(bson.decode(again, envelope.CODEC_OPTIONS))):
                 assert opened == instance
                 assert exact(opened) == exact(instance)
+
+
+# --- blind indexes: random values -----------------------------------------------------------------------------------
+
+offsets = st.timedeltas(timedelta(hours=-24, microseconds=1), timedelta(hours=24, microseconds=-1)).map(timezone)
+addresses = st.one_of(
+    st.builds(IPv4Address, st.integers(0, 2**32 - 1)),
+    st.builds(lambda n, bits: ipaddress.IPv4Interface((n, bits)), st.integers(0, 2**32 - 1), st.integers(0, 32)),
+    st.builds(lambda n, bits: ipaddress.IPv4Network((n, bits), strict=False), st.integers(0, 2**32 - 1), st.integers(0, 32)),
+    st.builds(ipaddress.IPv6Address, st.integers(0, 2**128 - 1)),
+    st.builds(lambda n, bits: ipaddress.IPv6Interface((n, bits)), st.integers(0, 2**128 - 1), st.integers(0, 128)),
+    st.builds(lambda n, bits: IPv6Network((n, bits), strict=False), st.integers(0, 2**128 - 1), st.integers(0, 128)),
+    st.from_regex(r"fe80::[1-9a-f]%[a-z0-9\u00e4.]{1,9}", fullmatch=True).map(ipaddress.IPv6Address),
+    st.from_regex(r"fe80::[1-9a-f]%[a-z0-9\u00e4.]{1,9}/64", fullmatch=True).map(ipaddress.IPv6Interface),
+)
+urls = st.from_regex(r"(?:https?|ftp|app)://[a-z\u00e4\u65e5]{1,9}\.de(?::[1-9][0-9])?/[a-z\u00e4%?#= ]{0,9}", fullmatch=True)
+decimals = st.one_of(
+    st.decimals(),
+    st.builds(
+        lambda sign, digits, e: Decimal((sign, digits, e)),
+        st.integers(0, 1),
+        st.lists(st.integers(0, 9), max_size=60).map(tuple),
+        st.integers(-(10**9), 10**9),
+    ),
+)
+#: the ends of the calendar, where UTC may be in a year that there is not
+moments = st.one_of(
+    st.datetimes(timezones=st.none() | offsets),
+    st.builds(lambda day, zone: day.replace(tzinfo=zone), st.sampled_from([datetime.min, datetime.max]), offsets),
+)
+numbers = st.one_of(st.integers(), st.integers(-(10**405), 10**405), st.floats(), decimals)
+texts = st.text() | st.text("aAeéßİΣς\u0301\u0323\u0327\U00010efd\U0001e08f\U00010d50\U00011f51\u0661\ufffe \t", max_size=9)
+scalars = st.one_of(
+    st.none(),
+    st.booleans(),
+    numbers,
+    st.builds(ByteSize, st.integers(0)),
+    texts,
+    st.binary(),
+    st.binary().map(bytearray),
+    moments,
+    st.dates(),
+    st.times(timezones=st.none() | offsets),
+    st.timedeltas(),
+    st.uuids(),
+    st.binary(min_size=12, max_size=12).map(ObjectId),
+    st.fractions(),
+    addresses,
+    urls.map(AnyUrl),
+)
+
+
+def for_reference(value: Any) -> Any:
+    """A value of the library's, as the reference takes it."""
+    if isinstance(value, list | set):
+        return [for_reference(each) for each in value]
+    if isinstance(value, SecretStr | SecretBytes):
+        return value.get_secret_value()
+    return reference.Url(str(value)) if isinstance(value, AnyUrl) else value
+
+
+@settings(max_examples=1500, deadline=None)
+@given(st.one_of(scalars, st.lists(scalars, max_size=4)))
+def test_reference_and_library_encode_alike(value: Any) -> None:
+    """Every value that can be indexed has the same bytes in both."""
+    assert encode(value) == reference.encode(for_reference(value))
+
+
+@pytest.mark.parametrize(
+    "value", [{"a": 1}, {1}, object(), 1j, range(3), PurePosixPath("/a"), "\ud800", [{1}], ["\ud800"]], ids=ascii
+)
+def test_neither_encodes_what_has_no_encoding(value: Any) -> None:
+    """A value without an encoding is a `ValueError` in both, which in the library does not quote it."""
+    for function in (encode, reference.encode):
+        with pytest.raises(ValueError):
+            function(value)
+    with pytest.raises(ValueError) as caught:
+        encode(value)
+    assert repr(value) not in str(caught.value)
+    assert caught.value.__context__ is None
+
+
+def forms(norm: Normalizer, value: Any) -> tuple[Any, Any]:
+    """What the library and the reference make of a value; `NOTHING` if it has no normal form."""
+    try:
+        other = reference.normaliser(norm.id, {})(value)
+    except reference.NoNormalFormError:
+        other = NOTHING
+    return norm.apply(value), other
+
+
+@settings(max_examples=800, deadline=None)
+@given(texts)
+def test_reference_and_library_normalize_text_alike(value: str) -> None:
+    """Text has one normal form in both, with marks in any order and characters of later Unicodes in it."""
+    for name in ("exact", "casefold", "digits", "email"):
+        mine, other = forms(normalizer(name, None), value)
+        assert mine == other, name
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.from_regex(r"\+?[0-9 ()-]{3,16}", fullmatch=True), st.sampled_from(["phone", "phone:GB", "phone:DE", "phone:US"]))
+def test_reference_and_library_read_phone_numbers_alike(value: str, name: str) -> None:
+    """A phone number is the same in both; what is none has no normal form in the reference, and is refused by the library."""
+    try:
+        mine, other = forms(normalizer(name, None), value)
+    except ValueError:
+        with pytest.raises(reference.NoNormalFormError):
+            reference.normaliser(name, {})(value)
+    else:
+        assert mine == other
+
+
+widths = st.one_of(
+    st.integers(1, 10**99), st.integers(1, 100), st.decimals("1E-100", "9E99", allow_nan=False, allow_infinity=False)
+)
+bounds_of_numbers = st.one_of(
+    st.just((None, None)),
+    st.lists(st.integers() | st.decimals(-100, 100, places=3), min_size=2, max_size=2, unique=True).map(sorted),
+)
+
+
+@settings(max_examples=1500, deadline=None)
+@given(widths, bounds_of_numbers, numbers)
+def test_reference_and_library_put_numbers_into_the_same_buckets(width: Any, bounds: Any, value: Any) -> None:
+    """A number of any type and size falls into the same bucket in both, or in both into none."""
+    mine, other = forms(bucket(width, *bounds), value)
+    assert mine == other
+
+
+bounds_of_days = st.just((None, None)) | st.lists(st.dates(), min_size=2, max_size=2, unique=True).map(sorted)
+
+
+@settings(max_examples=800, deadline=None)
+@given(st.sampled_from(["month", "year"]), bounds_of_days, moments | st.dates())
+def test_reference_and_library_put_days_into_the_same_buckets(unit: str, bounds: Any, value: date) -> None:
+    """A date or a moment falls on the same day, and into the same bucket, in both, or in both into none."""
+    for norm in (bucket(unit, *bounds), normalizer("date", None)):
+        mine, other = forms(norm, value)
+        assert mine == other, norm.id
+
+
+def upper(value: Any) -> str | None:
+    """An application's normaliser, which knows no empty text."""
+    return str(value).upper() or None
+
+
+#: id of a normaliser → its values
+KINDS: dict[str, st.SearchStrategy[Any]] = {
+    "exact": scalars | st.sampled_from(Colour),
+    "casefold": texts | texts.map(SecretStr),
+    "digits": texts,
+    "email": texts,
+    "date": moments | st.dates(),
+    "bucket:10": numbers,
+    "bucket:0.5:-2:2": numbers,
+    "bucket:year": moments | st.dates(),
+    "upper-1": texts,
+}
+
+
+@st.composite
+def indexes(draw: st.DrawFn) -> tuple[Definition, dict[str, Any]]:
+    """An index of up to three parts, the last perhaps a list, and a value for each."""
+    ids = draw(st.lists(st.sampled_from(sorted(KINDS)), min_size=1, max_size=3))
+    many = draw(st.booleans())
+    fields = {f"f{number}": draw(st.none() | KINDS[id]) for number, id in enumerate(ids)}
+    if many:
+        fields[f"f{len(ids) - 1}"] = draw(st.none() | st.lists(st.none() | KINDS[ids[-1]], max_size=4))
+    norms = [normalizer(upper, id) if id == "upper-1" else normalizer_of(id) for id in ids]
+    parts = tuple(Part(field, norm, many=many and field == max(fields)) for field, norm in zip(fields, norms, strict=True))
+    name = draw(st.from_regex("[a-zé]{1,9}", fullmatch=True).filter(lambda each: each != "kid"))
+    bits = 8 * draw(st.integers(1, 32))
+    return Definition(name, parts, bits, unique=False, none=draw(st.booleans()), ranges=False), fields
+
+
+@settings(max_examples=1000, deadline=None)
+@given(indexes(), st.lists(st.binary(min_size=32, max_size=32), min_size=1, max_size=3, unique=True))
+def test_reference_and_library_store_the_same_index_values(declared: tuple[Definition, dict[str, Any]], keys: list[bytes]) -> None:
+    """Lists, None, compound indexes and several index keys: what `idx` has is the same, and as a value or an array in both."""
+    definition, fields = declared
+    index_keys = [IndexKey(f"x{number}", key) for number, key in enumerate(keys)]
+    idx = Indexer([definition], KeyRing([DataKey("k1", bytes(32))], index_keys=index_keys), "customers").of(fields)
+    functions = {"upper-1": upper}
+    index = reference.Index("customers", definition.name, definition.normalizer_id, definition.bits, definition.none, functions)
+    assert idx.get(definition.name) == reference.index_values(index, keys, [for_reference(each) for each in fields.values()])
