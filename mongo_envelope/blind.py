@@ -88,6 +88,7 @@ class Part:
 
     def form(self, value: Any) -> Any:
         """The normal form of one value, or `NOTHING`. Raise `ValueError`, which names no value."""
+        value = _shown(value)
         if self.real and type(value) is int:
             value = float(value)
         return self.normalizer.apply(value)
@@ -163,12 +164,15 @@ class Definition:
         return encode(number)
 
 
-def _encoded(part: Part, value: Any, *, none: bool) -> bytes | None:
+def _shown(value: Any) -> Any:
+    """What a secret hides, and the value of a member of an enumeration."""
     if isinstance(value, SecretStr | SecretBytes):
-        value = value.get_secret_value()
-    elif isinstance(value, Enum):
-        value = value.value
-    if value is None:
+        return value.get_secret_value()
+    return value.value if isinstance(value, Enum) else value
+
+
+def _encoded(part: Part, value: Any, *, none: bool) -> bytes | None:
+    if _shown(value) is None:
         return _NULL if none else None
     try:
         form = part.form(value)

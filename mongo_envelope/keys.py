@@ -232,23 +232,23 @@ class KeyRing(primitives.NeverLeaves):
         written = (*self._written, key.kid)
         return self._but(index_keys=[*self._index_keys.values(), key], search_by=self._search_by or key.kid, written=written)
 
-    def searching_by(self, kid: str) -> KeyRing:
+    def searching_by(self, kid: str | IndexKey) -> KeyRing:
         """Another ring that searches by the values under this index key, and writes under the same ones as before.
 
         `Repository.search_by` gives it once every document of a collection has these values; before that, searches would miss some.
         """
-        return self._but(search_by=kid)
+        return self._but(search_by=_chosen(kid, self._index_keys, "index key to search by"))
 
-    def writing_only(self, kid: str) -> KeyRing:
+    def writing_only(self, kid: str | IndexKey) -> KeyRing:
         """Another ring that writes index values under this key alone. It must be the one that searches go by, in every process."""
-        return self._but(written=(kid,))
+        return self._but(written=(_chosen(kid, self._index_keys, "index key to write values under"),))
 
-    def without_index_key(self, kid: str) -> KeyRing:
+    def without_index_key(self, kid: str | IndexKey) -> KeyRing:
         """Another ring without this index key. `Repository.retire_index_key` gives it once no document has values under it.
 
         Raise `ConfigurationError` if values are still written under it.
         """
-        _chosen(kid, self._index_keys, "index key")
+        kid = _chosen(kid, self._index_keys, "index key")
         if kid in self._written:
             raise ConfigurationError(
                 f"values are still written under the index key {kid}: writing_only(…) of another one comes first"
@@ -360,8 +360,9 @@ def _by_id(keys: Iterable[Key], kind: type[Key]) -> dict[str, Key]:
     return found
 
 
-def _chosen(kid: str | None, keys: Mapping[str, Any], what: str) -> str:
+def _chosen(kid: str | _Key | None, keys: Mapping[str, Any], what: str) -> str:
     """The id, or that of the first key; `ConfigurationError` if there is none of this id."""
+    kid = kid.kid if isinstance(kid, _Key) else kid
     chosen = next(iter(keys), "") if kid is None else kid
     if not is_kid(chosen) or chosen not in keys:
         which = shortened(kid) if is_kid(kid) else "(not even a key id)"

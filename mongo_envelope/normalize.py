@@ -203,6 +203,7 @@ def _bucket(number: Callable[[Any], int], low: Any, high: Any, value: Any) -> An
     return number(value)
 
 
+_LONGEST: Final = 10**1000
 #: Beyond this, no bucket; and nearer to 0 than its inverse, 0: a Decimal can have an exponent that nobody can write out.
 _HUGE: Final = 10**400
 
@@ -215,7 +216,9 @@ def _multiple(width: Fraction, value: float | Decimal) -> int:
 
 def _is_bound(bound: Any) -> bool:
     """Whether it can be written into an id."""
-    return isinstance(bound, date) or (not is_nan(bound) and -1 / _SMALLEST < bound < 1 / _SMALLEST)
+    if isinstance(bound, date):
+        return True
+    return not is_nan(bound) and -_LONGEST < bound < _LONGEST and (not bound or Decimal(bound).adjusted() > -1000)
 
 
 def _month(value: date) -> int:

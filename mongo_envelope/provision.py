@@ -145,7 +145,7 @@ async def set_up(
     watched = guarded and _is_guarded(collection.name, options, schema)
     if not dry_run:
         await _check_server(collection, keys, validator)
-    await _check_keys(collection, keys, context, session)
+    await _check_keys(collection, keys, context, session, searched=bool(schema.blind))
     made = []
     if guarded and not watched:
         made.append("guard")
@@ -331,7 +331,7 @@ _BAD_COMMAND: Final = 115
 _LOOKED_AT: Final = 10
 
 
-async def _check_keys(collection: Any, keys: KeyRing, context: str, session: Any) -> None:
+async def _check_keys(collection: Any, keys: KeyRing, context: str, session: Any, *, searched: bool) -> None:
     """What else may be wrong with these documents is for those who read them, and for `doctor`."""
     newest = collection.find({}, sort=[("$natural", -1)], limit=_LOOKED_AT, batch_size=_LOOKED_AT, session=session)
     unknown = False
@@ -343,7 +343,8 @@ async def _check_keys(collection: Any, keys: KeyRing, context: str, session: Any
         except EnvelopeError:
             pass
         else:
-            _check_index_key(collection.name, opened, keys)
+            if searched:
+                _check_index_key(collection.name, opened, keys)
             return
     if unknown:
         raise ConfigurationError(
@@ -396,13 +397,13 @@ async def _make(collection: Any, missing: Sequence[Index], schema: Schema[Any], 
 
 def _said(schema: Schema[Any], index: Index) -> str:
     """As the model names what it is on."""
-    blind = {f"idx.{each.name}": " and ".join(part.field for part in each.parts) for each in schema.blind}
-    return " and ".join(blind.get(name, name) for name, _ in index.keys)
+    blind = {each.stored: " and ".join(part.field for part in each.parts) for each in schema.blind}
+    return f"{' and '.join(blind.get(name, name) for name, _ in index.keys)} ({index.name})"
 
 
 _STANDS: Final = (
-    "an index that was made by hand, and that does other than is wanted (sparse, partial, of a collation, not unique), stands "
-    "in the way of one on {}. Drop it, or make it anew under another name"
+    "an index that does other than is wanted (sparse, partial, of a collation, not unique), made by hand or by an earlier version "
+    "of the model, stands in the way of one on {}. Drop it, and run setup() again"
 )
 _DUPLICATE: Final = 11000
 #: IndexOptionsConflict, IndexKeySpecsConflict, DuplicateKey

@@ -25,7 +25,7 @@ from .codec import DocumentCodec, Metadata
 from .cursor import AsyncCursor, Cursor
 from .errors import RevisionConflictError
 from .flows import Filter, SortKey, in_transaction
-from .keys import KeyRing
+from .keys import IndexKey, KeyRing
 from .reading import Hint, OnInvalid
 from .upkeep import Finding, OnProgress, Upkeep
 
@@ -238,7 +238,7 @@ class Repository(_Repository[Model]):
         """
         return drive(self._flows.reindex(every=every, on_progress=on_progress, on_invalid=on_invalid, session=session))
 
-    def search_by(self, kid: str, *, session: ClientSession | None = None) -> KeyRing:
+    def search_by(self, kid: str | IndexKey, *, session: ClientSession | None = None) -> KeyRing:
         """A ring that searches by this index key, to be published to every process. docs/querying.md has the order of steps.
 
         Raise `ConfigurationError` while a document of this collection has no values under it. A ring that serves several
@@ -246,7 +246,7 @@ class Repository(_Repository[Model]):
         """
         return drive(self._flows.search_by(kid, session=session))
 
-    def retire_index_key(self, kid: str, *, session: ClientSession | None = None) -> KeyRing:
+    def retire_index_key(self, kid: str | IndexKey, *, session: ClientSession | None = None) -> KeyRing:
         """A ring without this index key. Raise `ConfigurationError` while a document of this collection has values under it."""
         return drive(self._flows.retire_index_key(kid, session=session))
 
@@ -571,11 +571,11 @@ class AsyncRepository(_Repository[Model]):
         """See `Repository.reindex`."""
         return await self._flows.reindex(every=every, on_progress=on_progress, on_invalid=on_invalid, session=session)
 
-    async def search_by(self, kid: str, *, session: AsyncClientSession | None = None) -> KeyRing:
+    async def search_by(self, kid: str | IndexKey, *, session: AsyncClientSession | None = None) -> KeyRing:
         """See `Repository.search_by`."""
         return await self._flows.search_by(kid, session=session)
 
-    async def retire_index_key(self, kid: str, *, session: AsyncClientSession | None = None) -> KeyRing:
+    async def retire_index_key(self, kid: str | IndexKey, *, session: AsyncClientSession | None = None) -> KeyRing:
         """See `Repository.retire_index_key`."""
         return await self._flows.retire_index_key(kid, session=session)
 

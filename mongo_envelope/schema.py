@@ -281,6 +281,10 @@ class Schema(Generic[Model]):
         others = document.keys() - envelope.RESERVED - self._stored_names
         return known | {name: plain(value) for name, value in document.items() if name in others} | content
 
+    def not_stored(self, metadata: Mapping[str, Any]) -> set[str]:
+        """The names in metadata that the model does not have in the clear."""
+        return set(metadata) - self._stored_names - envelope.RESERVED
+
     def disagreeing(self, document: Mapping[str, Any], model: Model) -> list[str]:
         """The fields whose projection in verified metadata is not that of the exact value, which the payload carries."""
         fields = [field for field in self.stored if not field.spliced and not field.computed and field.stored in document]

@@ -497,7 +497,7 @@ def _in_utc(value: date) -> datetime | None:
 def _exactly(cls: Callable[[Any], Any], value: Any) -> Iterator[Any]:
     """The same number in another type, if that has it."""
     try:
-        form = cls(value)
+        form = cls("nan" if is_nan(value) else value)
     except (ArithmeticError, ValueError):
         return
     if is_nan(form) if is_nan(value) else form == value:

@@ -21,7 +21,7 @@ from .answer import Asked
 from .bridge import settle
 from .errors import ConfigurationError, EnvelopeError, RepositoryError, UnknownKeyError
 from .flows import END, Filter, as_document, next_of, raw_of
-from .keys import KeyRing
+from .keys import IndexKey, KeyRing
 from .provision import BYTE_BY_BYTE, missing_indexes, options_of, unfit, wanted_indexes
 from .reading import OnInvalid, check_on_invalid, decoded
 from .writing import Writing
@@ -71,8 +71,10 @@ class Upkeep(Writing[Model]):
     async def reindex(self, *, every: bool, on_progress: OnProgress | None, on_invalid: OnInvalid, session: Any) -> int:
         """Seal anew what has other index values than today's; how many documents that were."""
         check_on_invalid(on_invalid)
-        if not self.codec.indexer:
-            raise ConfigurationError(f"{self.schema.model.__name__} has no blind index: there is nothing to be written anew")
+        if not self.codec.indexer and not every:
+            raise ConfigurationError(
+                f"{self.schema.model.__name__} has no blind index (any more); every=True takes away what is left"
+            )
         run = _Run(on_progress, on_invalid)
         where = {} if every else self._stale()
         for number in range(1 if every else _PASSES):  # again, for what was written in between
@@ -116,35 +118,41 @@ class Upkeep(Writing[Model]):
         else:
             where = self._where(identity, self._shard(raw) if self._shard_key else ()) | {"hmac": envelope.tag_of(raw)}
             return identity, ReplaceOne(where, as_document(anew), collation=BYTE_BY_BYTE)
-        digest = hashlib.sha256(raw).digest()
-        if callable(run.on_invalid) and digest not in run.reported:  # a later pass meets it again
-            run.reported.add(digest)
-            await self._answer_of(run.on_invalid(invalid))
+        await self._report(invalid, raw, run)
         return None
 
     async def _write_batch(self, batch: list[tuple[Any, ReplaceOne[Any]]], run: _Run, session: Any) -> None:
-        failed: RepositoryError | None = None
-        identity = None
+        refused: list[RepositoryError] = []
         try:
             replaced = [each for _, each in batch]
             result = (await settle(self.collection.bulk_write(replaced, ordered=False, session=session))) if batch else None
         except BulkWriteError as error:  # which quotes whole documents
             details = error.details or {}
-            problem = (details.get("writeErrors") or [{}])[0]
-            failed = self.refused_with(problem.get("code"), problem)
-            if failed is None:
-                raise
-            identity = batch[problem["index"]][0]
+            for problem in details.get("writeErrors") or [{}]:
+                failed = self.refused_with(problem.get("code"), problem)
+                if failed is None:
+                    raise
+                refused.append(failed.about(document_id=batch[problem["index"]][0], collection=self.name))
             run.done += self.number_of(details.get("nMatched", 0))
         else:
             run.done += 0 if result is None else self.number_of(result.matched_count)
-        if failed is not None:
-            raise failed.about(document_id=identity, collection=self.name)
+        for failed in refused:
+            if run.on_invalid == "raise":
+                raise failed
+            await self._report(failed, str(failed).encode(), run)
         if run.on_progress is not None:
             await self._answer_of(run.on_progress(run.done, max(run.done, run.total)))
 
-    async def search_by(self, kid: str, *, session: Any) -> KeyRing:
+    async def _report(self, invalid: Any, what: bytes, run: _Run) -> None:
+        """Once: a later pass meets the same again."""
+        digest = hashlib.sha256(what).digest()
+        if callable(run.on_invalid) and digest not in run.reported:
+            run.reported.add(digest)
+            await self._answer_of(run.on_invalid(invalid))
+
+    async def search_by(self, kid: str | IndexKey, *, session: Any) -> KeyRing:
         """A ring that searches by another index key; refused while a document has no values under it."""
+        kid = kid.kid if isinstance(kid, IndexKey) else kid
         ring = self._keys.searching_by(kid)
         lacking = 0 if not self.codec.indexer else await self._number_of({"idx.kid": {"$ne": kid}}, session)
         if lacking:
@@ -153,8 +161,9 @@ class Upkeep(Writing[Model]):
             )
         return ring
 
-    async def retire_index_key(self, kid: str, *, session: Any) -> KeyRing:
+    async def retire_index_key(self, kid: str | IndexKey, *, session: Any) -> KeyRing:
         """A ring without an index key; refused while a document has values under it."""
+        kid = kid.kid if isinstance(kid, IndexKey) else kid
         ring = self._keys.without_index_key(kid)
         left = await self._number_of({"idx.kid": kid}, session)
         if left:
@@ -196,11 +205,15 @@ class Upkeep(Writing[Model]):
             return [Finding("unfit collection", problem)]
         ours = guard.validator(self.schema)
         findings = []
-        if not guard.installed(options.get("validator"), ours) or options.get("validationAction", "error") != "error":
-            text = "other clients can write plaintext: setup() puts the guard up"
-            findings.append(Finding("no guard", text))
-        elif options.get("validationLevel", "strict") != "strict":
-            findings.append(Finding("no guard", "the guard lets pass what replaces a document that it would refuse: setup()"))
+        existing = options.get("validator") or {}
+        strict = (options.get("validationLevel", "strict"), options.get("validationAction", "error")) == ("strict", "error")
+        if not guard.installed(existing, ours) and (guard.without(existing) or {}) == existing:
+            findings.append(Finding("no guard", "other clients can write plaintext: setup() puts the guard up"))
+        elif not guard.installed(existing, ours):
+            text = "of another version of the model: setup() of the newest version puts the right one up"
+            findings.append(Finding("another guard", text))
+        elif not strict:
+            findings.append(Finding("no guard", "it is there, and does not refuse all that it should: setup()"))
         missing = await missing_indexes(self._primary, wanted_indexes(self.schema, indexes), session)
         findings += [Finding("missing index", f"{each.name}: setup() makes it") for each in missing]
         findings += await self._parallel_indexes(session)
@@ -225,7 +238,7 @@ class Upkeep(Writing[Model]):
             unsearchable = {**known, "idx.kid": {"$ne": self._keys.search_key}}
             stale = {**known, "$and": [{"idx.kid": {"$in": kids}}, self._stale()]}
             complaints += [
-                ("retired index key", retired, "with index values under keys that are not in this ring: reindex()"),
+                ("retired index key", retired, _OTHER_RING),
                 ("not searchable", unsearchable, "not found by their blind indexes: reindex()"),
                 ("index values", stale, "not under exactly the written index keys: reindex()"),
             ]
@@ -253,6 +266,10 @@ class Upkeep(Writing[Model]):
 _PARALLEL: Final = (
     "of an index on a blind index and another array, as a second blind index is while an index key is replaced: MongoDB refuses "
     "every write then. Drop it"
+)
+_OTHER_RING: Final = (
+    "with index values under keys that are not in this ring. If this process has an older key file than the others, give it the "
+    "newer one; if these keys are lost, reindex()"
 )
 _NOT_AS_THE_MODEL: Final = (
     "with a name or a type in the clear that the model does not have (any more): somebody edited them, or the model has changed "
