@@ -222,10 +222,14 @@ class Indexer(NeverLeaves):
         for each in self._definitions:
             # Each once: short values of several elements, or under several keys, may be equal by chance.
             found = {self._value(each, kid, encoding) for encoding in each.encodings(values) for kid in under}
-            if found:
-                one = len(under) == 1 and (not each.owner.many or values[each.owner.field] is None)
-                idx[each.name] = found.pop() if one else sorted(found)
+            one = len(found) == 1 and len(under) == 1 and (not each.owner.many or values[each.owner.field] is None)
+            # No value is told by an empty array: nothing at all would be a document that was sealed before there was this index.
+            idx[each.name] = found.pop() if one else sorted(found)
         return idx
+
+    def written(self, definition: Definition) -> dict[str, Any]:
+        """A filter for the documents that have been given values of this index under the key that searches go by."""
+        return {"idx.kid": self._searched, definition.stored: {"$exists": True}}
 
     def asked(self, definition: Definition, encoding: bytes) -> bytes:
         """The value that a search asks for."""

@@ -50,14 +50,19 @@ class Metadata(Mapping[str, Any]):
 
     def __init__(self, model: str, fields: Mapping[str, Any]) -> None:
         """Take values by field name."""
-        self._model = model
-        self._fields = dict(fields)
+        object.__setattr__(self, "_model", model)
+        object.__setattr__(self, "_fields", dict(fields))
 
     def __getitem__(self, name: str) -> Any:
         return self._fields[name]
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"{name[:64]}: metadata are read-only. Load the model to change it")
+
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_") or name not in self._fields:
+        if name in self.__slots__:  # of one that is being copied
+            raise AttributeError(name)
+        if name not in self._fields:
             raise AttributeError(f"{self._model}.{name[:64]} does not stand in the clear. There are: {', '.join(self._fields)}")
         return self._fields[name]
 
@@ -216,8 +221,8 @@ class DocumentCodec(Generic[Model]):
             differing = [name for name in names if not self._agrees(name, model, stored, known, whole=whole)]
             if differing:
                 raise IntegrityError(
-                    f"the values of the blind index {' and '.join(differing)} do not agree with the decrypted field: reindex() "
-                    "writes them anew"
+                    f"the values of the blind index {' and '.join(differing)} do not agree with the decrypted field: "
+                    "reindex(every=True) writes them anew"
                 )
         if differing := self.schema.disagreeing(document, model):
             raise IntegrityError(f"{differing[0]}: what stands in the clear does not agree with the exact value in the payload")

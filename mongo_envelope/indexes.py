@@ -29,6 +29,7 @@ class _Places(NamedTuple):
 
     nodes: Mapping[str, Node]
     clear: Collection[str]
+    searchable: Collection[str]
 
 
 def definitions(
@@ -40,7 +41,7 @@ def definitions(
     names.
     """
     found: dict[str, Definition] = {}
-    places = _Places(nodes, clear)
+    places = _Places(nodes, clear, {*clear, *(field for field, several in wanted.items() if several)})
     for field, several in wanted.items():
         for each in several:
             where = f"{model.__name__}.{field}"
@@ -58,7 +59,9 @@ def definitions(
 
 def _check_name(where: str, name: str, taken: set[str]) -> None:
     if not isinstance(name, str) or name in ("", "kid") or name.startswith("$") or not {".", "\0"}.isdisjoint(name):
-        raise SchemaError(f"{where}: a blind index cannot have this name: not empty, not kid, no leading $, no dot, no NUL")
+        raise SchemaError(
+            f"{where}: a blind index cannot have this name: not empty, not kid, no leading $, no dot, no NUL. Give it name=…"
+        )
     if len(name.encode()) > 255:
         raise SchemaError(f"{where}: the name of a blind index has at most 255 bytes")
     if name in taken:
@@ -93,6 +96,11 @@ def _around(where: str, index: BlindIndex, places: _Places) -> Iterator[Part]:
             raise SchemaError(
                 f"{where}: within= names {name}, which BSON rounds, so that a filter cannot say exactly what it is equal to. Use "
                 "one that is text, a whole number or an id"
+            )
+        if name not in places.searchable:
+            raise SchemaError(
+                f"{where}: within= names {name}, which is sensitive and has no index, so that no filter could say what it is equal "
+                "to. Give it a BlindIndex of its own, or take a queryable field"
             )
         if part.many:
             raise SchemaError(f"{where}: within= names {name}, which is a list: only the field itself can be one")

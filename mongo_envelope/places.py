@@ -147,7 +147,14 @@ def _top(schema: Schema[Any], name: str) -> Place:
             "Sensitive(index=BlindIndex()) makes it searchable for equal values, Queryable() puts it in the clear; or filter by "
             f"{', '.join(schema.names)} and pick in Python"
         )
-    raise QueryError(unknown_field(model, name, [*schema.names, *schema.sensitive], _searched(schema.names)))
+    raise QueryError(
+        unknown_field(
+            model,
+            name,
+            [*schema.names, *schema.sensitive],
+            _searched([*schema.names, *sorted({each.owner.field for each in schema.blind})]),
+        )
+    )
 
 
 def _searched(names: Iterable[str]) -> str:

@@ -60,15 +60,19 @@ class Index:
         """For ``create_indexes``. A unique one is partial: values that are missing are not alike."""
         if not self.unique:
             return IndexModel(list(self.keys), collation=BYTE_BY_BYTE)
-        there = {self.keys[0][0]: {"$exists": True}}
-        return IndexModel(list(self.keys), collation=BYTE_BY_BYTE, unique=True, partialFilterExpression=there)
+        return IndexModel(list(self.keys), collation=BYTE_BY_BYTE, unique=True, partialFilterExpression=self._with_a_value)
+
+    @property
+    def _with_a_value(self) -> dict[str, Any]:
+        """Any binary: not the empty array that says that there is no value, under which all of these would be alike."""
+        return {self.keys[0][0]: {"$gte": b""}}
 
     def is_served_by(self, index: Mapping[str, Any]) -> bool:
         """Whether an index that is there, made by hand perhaps, does what this one would do."""
         keys, odd = list(index["key"]), {"partialFilterExpression", "sparse", "collation"}
         given = {name for name, value in index.items() if value}
         if self.unique:
-            partial = index.get("partialFilterExpression") in (None, {self.keys[0][0]: {"$exists": True}})
+            partial = index.get("partialFilterExpression") == self._with_a_value
             return keys == list(self.keys) and "unique" in given and partial and not given & (odd - {"partialFilterExpression"})
         if given & odd:
             return False

@@ -157,11 +157,8 @@ class Reading(Flows[Model]):
     def _compiled(self, where: Filter, collation: Any) -> Compiled:
         """A filter, blind indexes included."""
         compiled = compile_search(self.schema, where, self.codec.indexer)  # type: ignore[arg-type]  # a bool is refused there
-        if compiled.sift is not None and collation is not None:
-            raise QueryError(
-                "collation=: this filter is answered exactly only after decryption, where no collation is known, because it asks "
-                "a Bucket or an index of less than 128 bits"
-            )
+        if compiled.blind and collation is not None:
+            raise QueryError("collation=: a blind index knows no collation. What it takes for equal is its normaliser's to say")
         return compiled
 
     def _options(self, options: dict[str, Any]) -> dict[str, Any]:

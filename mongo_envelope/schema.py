@@ -234,12 +234,17 @@ class Schema(Generic[Model]):
         """What `split` has taken apart, as it would come back from the database."""
         return self._plan.load(self._spliced_json(self._as_stored(metadata), payload))
 
-    def validated(self, name: str, value: Any) -> Any:
+    def validated(self, name: str, value: Any, *, element: bool = False) -> Any:
         """What a field would hold if this value were assigned: an address in lower case, say.
 
-        The value itself if it is refused: a constraint may be younger than the documents that are searched.
+        The value itself if it is refused: a constraint may be younger than the documents that are searched. ``element``: of a field
+        that is a list.
         """
         try:
+            if element:
+                kind = next(each for each in self.places[name].types if each is not type(None))
+                [found] = alone(self.model, name, kind([value]))
+                return found
             found = alone(self.model, name, value)
             self.places[name].check(found)
         except Exception:  # noqa: BLE001 - a validator of the user's may raise anything, with the value in its message

@@ -15,7 +15,7 @@ import itertools
 import math
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from typing import Any, Final, NamedTuple, Protocol, Self
@@ -51,6 +51,10 @@ class Part(Protocol):
     def exact(self) -> bool:
         """Whether the server finds nothing else."""
 
+    @property
+    def needs(self) -> Mapping[str, Any]:
+        """What a document must have, so that its not being found means something."""
+
     def truth(self) -> Sift:
         """Whether it is true of a document. Raise `QueryError` if that cannot be computed here."""
 
@@ -64,11 +68,12 @@ class Compiled(NamedTuple):
     server: dict[str, Any]
     sift: Sift | None = None  #: None: the server's answer is the answer
     value: tuple[Definition, bytes] | None = None  #: the index and its value, if nothing else is asked
+    blind: bool = False  #: whether a blind index is asked
 
     @classmethod
     def of(cls, part: Part) -> Self:
         """Take the whole tree."""
-        return cls(part.server or {}, None if part.exact else part.sift())
+        return cls(part.server or {}, None if part.exact else part.sift(), blind=not part.exact or bool(part.needs))
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +82,7 @@ class Clear:
 
     server: dict[str, Any]
     exact: bool = True
+    needs: Mapping[str, Any] = field(default_factory=dict)
 
     def truth(self) -> Sift:
         """By MongoDB's rules, on the verified document."""
@@ -94,6 +100,7 @@ class _Several:
     def __init__(self, parts: Sequence[Part]) -> None:
         self.parts = parts
         self.exact = all(part.exact for part in parts)
+        self.needs = {name: condition for part in parts for name, condition in part.needs.items()}
 
     def _truths(self) -> list[Sift]:
         return [part.truth() for part in self.parts]
@@ -159,9 +166,10 @@ class NoneOf(_Several):
 
     @property
     def server(self) -> dict[str, Any] | None:
-        """Those that it tells exactly."""
-        told = [part.server for part in self.parts if part.exact]
-        return {"$nor": told} if told else None
+        """Those that it tells exactly; of documents that have the index values. The others would not be found by what is asked."""
+        told = [part for part in self.parts if part.exact]
+        needs = {name: condition for part in told for name, condition in part.needs.items()}
+        return {"$nor": [part.server for part in told], **needs} if told else None
 
     def truth(self) -> Sift:
         """No part is true."""
@@ -266,7 +274,7 @@ class Blind:
         if encoding is None:
             return None
         asked = indexer.asked(definition, encoding)
-        return Compiled({definition.stored: asked}, None, (definition, asked))
+        return Compiled({definition.stored: asked}, None, (definition, asked), blind=True)
 
     def condition(self, given: Any) -> Part:
         """A value, or operators."""
@@ -339,12 +347,12 @@ class Blind:
         asked = [sets[operator] for operator in ("$eq", "$in") if operator in sets]
         unasked = frozenset().union(*(sets[operator] for operator in ("$ne", "$nin") if operator in sets))
         if not asked:
-            return _Leaf(None, exact=False, true=self._of_elements(definition, lambda each: each not in unasked))
+            return _Leaf(None, exact=False, needs={}, true=self._of_elements(definition, lambda each: each not in unasked))
         wanted = frozenset.intersection(*asked) - unasked
         leaf = self._found_by(definition, wanted, lambda each: each in wanted)
         # A field that is None has the same index value as a list with None in it.
         exact = definition.exact and not (self._optional and None in values)
-        return _Leaf(leaf.server, exact=exact, true=self._of_elements(definition, lambda each: each in wanted))
+        return _Leaf(leaf.server, exact=exact, needs=leaf.needs, true=self._of_elements(definition, lambda each: each in wanted))
 
     def _of_elements(self, definition: Definition, is_meant: Callable[[bytes | None], bool]) -> Sift:
         found, field = _of_any(definition, is_meant), self._field
@@ -353,7 +361,12 @@ class Blind:
     def _found_by(self, definition: Definition, wanted: frozenset[bytes], is_wanted: Callable[[bytes | None], bool]) -> _Leaf:
         values = sorted({self._indexer.asked(definition, each) for each in wanted})
         condition: Any = values[0] if len(values) == 1 else {"$in": values}
-        return _Leaf({definition.stored: condition}, exact=definition.exact, true=_of_any(definition, is_wanted))
+        return _Leaf(
+            {definition.stored: condition},
+            exact=definition.exact,
+            needs=self._indexer.written(definition),
+            true=_of_any(definition, is_wanted),
+        )
 
     def _typed(self, value: Any) -> Any:
         """A value in the type of the field, as the model's validators make it of what people write."""
@@ -363,8 +376,7 @@ class Blind:
             raise QueryError(f"{self._name}: this field is never None")
         if self._many and isinstance(value, SEQUENCES):
             raise QueryError(f"{self._name}: a list is searched by its elements: by one, or by $all of several")
-        found = meant(self._place, value).value
-        return found if self._many else self._schema.validated(self._field, found)
+        return self._schema.validated(self._field, meant(self._place, value).value, element=self._many)
 
     def _serving(self, values: Sequence[Any]) -> Definition:
         """The index that is asked: the first declared one that can answer; a `Bucket` only if there is none."""
@@ -445,7 +457,7 @@ class Blind:
     def _in_buckets(self, definition: Definition, numbers: Iterable[int], is_meant: Callable[[Any], bool]) -> Part:
         asked = sorted({self._indexer.asked(definition, definition.numbered(each)) for each in numbers})
         field = self._field
-        return _Leaf({definition.stored: {"$in": asked}}, exact=False, true=lambda _, values: is_meant(values[field]))
+        return _Leaf({definition.stored: {"$in": asked}}, exact=False, needs={}, true=lambda _, values: is_meant(values[field]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -454,6 +466,7 @@ class _Leaf:
 
     server: dict[str, Any] | None
     exact: bool
+    needs: Mapping[str, Any]
     true: Sift
 
     def truth(self) -> Sift:

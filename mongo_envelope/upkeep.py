@@ -75,6 +75,8 @@ class Upkeep(Writing[Model]):
             raise ConfigurationError(
                 f"{self.schema.model.__name__} has no blind index (any more); every=True takes away what is left"
             )
+        if not every and (foreign := await self._number_of(self._under_other_keys(), session)):
+            raise ConfigurationError(f"{self.name}: {foreign} documents {_OTHER_RING}")
         run = _Run(on_progress, on_invalid)
         where = {} if every else self._stale()
         for number in range(1 if every else _PASSES):  # again, for what was written in between
@@ -89,9 +91,15 @@ class Upkeep(Writing[Model]):
     def _stale(self) -> dict[str, Any]:
         """The documents whose index values are not under exactly the written keys."""
         wanted = list(self._keys.written_index_keys)
+        lacking: list[dict[str, Any]] = [{each.stored: {"$exists": False}} for each in self.schema.blind]
         if len(wanted) > 1:
-            return {"idx.kid": {"$ne": wanted}}
-        return {"$or": [{"idx.kid": {"$ne": wanted[0]}}, {"idx.kid": {"$type": "array"}}]}
+            return {"$or": [{"idx.kid": {"$ne": wanted}}, *lacking]}
+        return {"$or": [{"idx.kid": {"$ne": wanted[0]}}, {"idx.kid": {"$type": "array"}}, *lacking]}
+
+    def _under_other_keys(self) -> dict[str, Any]:
+        """The documents with index values under a key that is not in the ring."""
+        other = {"$nin": list(self._keys.index_keys)}
+        return {"$or": [{"idx.kid": {"$type": "string", **other}}, {"idx.kid": {"$elemMatch": other}}]}
 
     async def _number_of(self, where: Mapping[str, Any], session: Any) -> int:
         return self.number_of(await settle(self._primary.count_documents(where, collation=BYTE_BY_BYTE, session=session)))
@@ -215,7 +223,13 @@ class Upkeep(Writing[Model]):
         elif not strict:
             findings.append(Finding("no guard", "it is there, and does not refuse all that it should: setup()"))
         missing = await missing_indexes(self._primary, wanted_indexes(self.schema, indexes), session)
-        findings += [Finding("missing index", f"{each.name}: setup() makes it") for each in missing]
+        there = [list(index["key"]) for index in (await settle(self._primary.index_information(session=session))).values()]
+        for each in missing:
+            stands = list(each.keys) in there
+            way_out = (
+                "one that does other than is wanted stands in its way; drop it, then setup()" if stands else "setup() makes it"
+            )
+            findings.append(Finding("missing index", f"{each.name}: {way_out}"))
         findings += await self._parallel_indexes(session)
         for kind, where, text in self._complaints(ours):
             if count := await self._number_of(where, session):
@@ -233,13 +247,13 @@ class Upkeep(Writing[Model]):
             ("not as the model is", {"hmac": {"$exists": True}, "v": 1, "$nor": [ours]}, _NOT_AS_THE_MODEL),
         ]
         if self.codec.indexer:
-            kids = list(self._keys.index_keys)
-            retired = {**known, "idx.kid": {"$exists": True, "$not": {"$in": kids}}}
-            unsearchable = {**known, "idx.kid": {"$ne": self._keys.search_key}}
-            stale = {**known, "$and": [{"idx.kid": {"$in": kids}}, self._stale()]}
+            retired = {**known, **self._under_other_keys()}
+            lacking = [{each.stored: {"$exists": False}} for each in self.schema.blind]
+            unsearchable = {**known, "$or": [{"idx.kid": {"$ne": self._keys.search_key}}, *lacking]}
+            stale = {**known, "$nor": [self._under_other_keys(), *unsearchable["$or"]], **self._stale()}
             complaints += [
                 ("retired index key", retired, _OTHER_RING),
-                ("not searchable", unsearchable, "not found by their blind indexes: reindex()"),
+                ("not searchable", unsearchable, "not found by one of their blind indexes: reindex()"),
                 ("index values", stale, "not under exactly the written index keys: reindex()"),
             ]
         return complaints
@@ -269,7 +283,7 @@ _PARALLEL: Final = (
 )
 _OTHER_RING: Final = (
     "with index values under keys that are not in this ring. If this process has an older key file than the others, give it the "
-    "newer one; if these keys are lost, reindex()"
+    "newer one; if these keys are lost, reindex(every=True)"
 )
 _NOT_AS_THE_MODEL: Final = (
     "with a name or a type in the clear that the model does not have (any more): somebody edited them, or the model has changed "

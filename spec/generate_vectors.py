@@ -1569,7 +1569,7 @@ class Blind(NamedTuple):
         return {
             "encodings": [each.hex() for each in reference.encodings(index, parts)],
             "index_keys": {kid: reference.index_key(key, index).hex() for kid, key in keys.items()},
-            "stored": [each.hex() for each in stored] if isinstance(stored, list) else stored and stored.hex(),
+            "stored": [each.hex() for each in stored] if isinstance(stored, list) else stored.hex(),
         }
 
 

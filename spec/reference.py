@@ -467,16 +467,16 @@ def encodings(index: Index, parts: list[Any]) -> list[bytes]:
     return sorted(found)
 
 
-def index_values(index: Index, keys: Iterable[bytes], parts: list[Any]) -> bytes | list[bytes] | None:
-    """What ``idx`` has under the name of the index; None if it has nothing."""
+def index_values(index: Index, keys: Iterable[bytes], parts: list[Any]) -> bytes | list[bytes]:
+    """What ``idx`` has under the name of the index; an empty array if there is no value."""
     derived = [index_key(key, index) for key in keys]
     if not derived:
         raise ValueError("there is no index key")
     encoded = encodings(index, parts)
     values = {hmac.digest(key, each, hashlib.sha256)[: index.bits // 8] for key in derived for each in encoded}
-    if len(derived) == 1 and not is_list(parts[-1]):
-        return next(iter(values), None)
-    return sorted(values) or None
+    if len(derived) == 1 and len(values) == 1 and not is_list(parts[-1]):
+        return values.pop()
+    return sorted(values)
 
 
 # --- section 4: bytes -----------------------------------------------------------------------------------------------
