@@ -331,7 +331,11 @@ def _address(value: Any) -> bytes:
 
 
 def _list(values: Iterable[Any]) -> bytes:
-    return _LIST + pack(*map(encode, values))
+    try:
+        return _LIST + pack(*map(encode, values))
+    except RecursionError:
+        pass
+    raise ValueError("a list that is nested too deeply, or inside itself, has no index value")
 
 
 #: type → its encoder; a bool before an int, a datetime before a date, of which they are subclasses

@@ -6,6 +6,7 @@ names the field and what to write instead.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from enum import Enum
 from types import NoneType, UnionType
@@ -13,7 +14,8 @@ from typing import Annotated, Any, Final, Literal, NamedTuple, Union, get_args, 
 
 from pydantic import BaseModel, SecretBytes, SecretStr
 
-from .blind import ENCODABLE, BlindIndex, Bucket, Definition, Part
+from .blind import ENCODABLE, BlindIndex, Bucket, Definition, Part, encode
+from .envelope import encodes
 from .errors import SchemaError
 from .lossless import Node
 from .normalize import Normalizer, bucket, normalizer
@@ -48,7 +50,7 @@ def definitions(
             if not isinstance(each, BlindIndex | Bucket):
                 raise SchemaError(f"{where}: index= takes a BlindIndex, a Bucket, or a list of them")
             definition = (
-                _bucket(where, field, each, nodes) if isinstance(each, Bucket) else _blind(where, model, field, each, places)
+                _bucket(where, model, field, each, nodes) if isinstance(each, Bucket) else _blind(where, model, field, each, places)
             )
             _check_name(where, definition.name, {*nodes, *clear, *clear.values()} - {field})
             if definition.name in found:
@@ -58,7 +60,13 @@ def definitions(
 
 
 def _check_name(where: str, name: str, taken: set[str]) -> None:
-    if not isinstance(name, str) or name in ("", "kid") or name.startswith("$") or not {".", "\0"}.isdisjoint(name):
+    if (
+        not isinstance(name, str)
+        or not encodes({name: None})
+        or name in ("", "kid")
+        or name.startswith("$")
+        or not {".", "\0"}.isdisjoint(name)
+    ):
         raise SchemaError(
             f"{where}: a blind index cannot have this name: not empty, not kid, no leading $, no dot, no NUL. Give it name=…"
         )
@@ -85,9 +93,10 @@ def _blind(where: str, model: type[BaseModel], field: str, index: BlindIndex, pl
 
 
 def _around(where: str, index: BlindIndex, places: _Places) -> Iterator[Part]:
-    names = dict.fromkeys(index.within, "exact") if not isinstance(index.within, Mapping) else index.within
-    if isinstance(index.within, str):
-        raise SchemaError(f'{where}: within= takes several names: within=("{index.within}",)')
+    within = index.within
+    if isinstance(within, str) or not isinstance(within, Sequence | Mapping) or not all(isinstance(each, str) for each in within):
+        raise SchemaError(f'{where}: within= takes the names of other fields: within=("tenant",)')
+    names = within if isinstance(within, Mapping) else dict.fromkeys(within, "exact")
     for name, given in names.items():
         if name not in places.nodes:
             raise SchemaError(f"{where}: within= names {str(name)[:64]!r}, which is no field of the model")
@@ -107,9 +116,10 @@ def _around(where: str, index: BlindIndex, places: _Places) -> Iterator[Part]:
         yield part
 
 
-def _bucket(where: str, field: str, index: Bucket, nodes: Mapping[str, Node]) -> Definition:
+def _bucket(where: str, model: type[BaseModel], field: str, index: Bucket, nodes: Mapping[str, Node]) -> Definition:
     _check_bits(where, index.bits)
     part = _part(where, field, _in(where, lambda: bucket(index.width, index.low, index.high)), nodes[field])
+    _refuse_few(where, model, (part,))
     if part.many:
         raise SchemaError(f"{where}: a Bucket is for one number or date, and this field is a list of them")
     name = f"{field}_bucket" if index.name is None else index.name
@@ -138,6 +148,10 @@ def _in(where: str, make: Any) -> Normalizer:
 def _part(where: str, field: str, norm: Normalizer, node: Node) -> Part:
     """Raise `SchemaError` if the normaliser cannot take what the field holds."""
     many = node.item is not None
+    if many and any(issubclass(each, BaseModel) for each in node.types):
+        raise SchemaError(
+            f"{where}: {field} is a model around a list: take the list itself, or index with a function on a field of one value"
+        )
     held = _held(node.item or node)
     if "array" in node.kinds and (not many or node.kinds - {"array", "null"}):
         raise SchemaError(f"{where}: {field} is a {node.label}: a blind index is on one value, or on a list of values of one type")
@@ -151,9 +165,20 @@ def _part(where: str, field: str, norm: Normalizer, node: Node) -> Part:
             f"{where}: {field} is a {what}, which the normaliser {norm.id} does not take. A function will: "
             'normalize=lambda value: …, normalize_id="…"'
         )
+    for each in held:
+        if not own and issubclass(each, Enum) and not all(_has_an_encoding(member.value) for member in each):
+            raise SchemaError(f"{where}: {each.__name__} has members whose values have no index value: use a function")
     if not own and not held:
         raise SchemaError(f"{where}: {field} is a {node.label}, of which nothing is known that could be indexed")
     return Part(field, norm, many=many, real=float in held and int not in held)
+
+
+def _has_an_encoding(value: Any) -> bool:
+    try:
+        encode(value)
+    except ValueError:
+        return False
+    return True
 
 
 def _held(node: Node) -> set[type]:
@@ -181,10 +206,11 @@ def _refuse_few(where: str, model: type[BaseModel], parts: Sequence[Part]) -> No
 
 def _count(annotation: Any) -> int | None:
     """How many values a type has; None if that is not to be counted."""
-    if hasattr(annotation, "__value__"):
-        return _count(annotation.__value__)
+    for behind in ("__value__", "__supertype__"):  # a type alias, a NewType
+        if hasattr(annotation, behind):
+            return _count(getattr(annotation, behind))
     origin, arguments = get_origin(annotation), get_args(annotation)
-    if origin is Annotated or (origin in (list, set, frozenset, tuple) and arguments):
+    if origin is Annotated or (origin in (list, set, frozenset, tuple, deque) and arguments):
         return _count(arguments[0])
     if origin is Literal:
         return len(arguments)

@@ -158,7 +158,9 @@ class KeyRing(primitives.NeverLeaves):
         if twice := self._keys.keys() & self._index_keys.keys():
             raise ConfigurationError(f"the key id {min(twice)!r} occurs twice: an id names one key, for ever")
         self._primary = _chosen(primary, self._keys, "primary key")
-        self._search_by = _chosen(search_by, self._index_keys, "index key to search by") if self._index_keys else None
+        self._search_by = None
+        if self._index_keys or search_by is not None:
+            self._search_by = _chosen(search_by, self._index_keys, "index key to search by")
         self._written = tuple(self._index_keys if written is None else written)
         for kid in self._written:
             _chosen(kid, self._index_keys, "index key to write values under")

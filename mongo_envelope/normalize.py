@@ -33,6 +33,7 @@ _ID: Final = re.compile(r"[A-Za-z0-9_.:-]{1,64}", re.ASCII)
 _REGION: Final = re.compile(r"phone:[A-Z]{2}", re.ASCII)
 _PERIODS: Final = ("month", "year")
 _SMALLEST: Final = Decimal("1E-100")
+_WIDEST: Final = Decimal("1E+100")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ class Normalizer:
 def normalizer(given: str | Callable[[Any], Any], given_id: str | None) -> Normalizer:
     """One of the built-in normalisers by its name, or an application's own. Raise `SchemaError`."""
     if callable(given):
-        if given_id is None or _ID.fullmatch(given_id) is None or _is_taken(given_id):
+        if not isinstance(given_id, str) or _ID.fullmatch(given_id) is None or _is_taken(given_id):
             raise SchemaError(
                 'normalize= is a function, so normalize_id= must name what it does, as in "postcode-1": 1 to 64 of the characters '
                 "A-Z a-z 0-9 _ . : -, and not the name of one of ours. Another function needs another id"
@@ -163,27 +164,26 @@ def day(value: date) -> Any:
 
 def bucket(width: Width, low: Any, high: Any) -> Normalizer:
     """The normaliser that puts values into buckets of one width, which keeps their order. Raise `SchemaError`."""
-    number: Callable[[Any], int]
-    takes: tuple[type, ...]
-    bounds: tuple[type, ...]
     if isinstance(width, str):
         if width not in _PERIODS:
             raise SchemaError('width= is a number, or "month" or "year" for dates')
-        number, takes, bounds = (_month if width == "month" else _year), (date, datetime), (date,)
-    else:
-        if type(width) not in (int, Decimal) or is_nan(width) or not _SMALLEST <= width < 1 / _SMALLEST:
-            raise SchemaError('width= is a positive int or Decimal (1E-100 to 1E+100), or "month" or "year" for dates')
-        number, takes, bounds = functools.partial(_multiple, Fraction(width)), (int, float, Decimal), (int, Decimal)
+    elif type(width) not in (int, Decimal) or is_nan(width) or not _SMALLEST <= width < _WIDEST:
+        raise SchemaError('width= is a positive int or Decimal (1E-100 to 1E+100), or "month" or "year" for dates')
+    bounds = (date,) if isinstance(width, str) else (int, Decimal)
     if (low is None) != (high is None):
         raise SchemaError("low= and high= of a Bucket are given together")
     parts = ["bucket", width if isinstance(width, str) else _decimal_text(width)]
     if low is not None:
         if not all(type(each) in bounds and _is_bound(each) for each in (low, high)) or not low < high:
-            raise SchemaError(
-                f"low= and high= of this Bucket are of type {' or '.join(each.__name__ for each in bounds)}, low the lower"
-            )
+            kinds = " or ".join(each.__name__ for each in bounds)
+            raise SchemaError(f"low= and high= of this Bucket are of type {kinds}, low the lower")
         parts += [each.isoformat() if isinstance(each, date) else _decimal_text(each) for each in (low, high)]
-    return Normalizer(":".join(parts), functools.partial(_bucket, number, low, high), takes)
+    name = ":".join(parts)
+    if isinstance(width, str):
+        number = _month if width == "month" else _year
+        return Normalizer(name, functools.partial(_period, number, low, high), (date, datetime))
+    low, high = (None, None) if low is None else (Fraction(low), Fraction(high))
+    return Normalizer(name, functools.partial(_bucket, Fraction(width), low, high), (int, float, Decimal))
 
 
 def is_nan(value: Any) -> bool:
@@ -191,27 +191,43 @@ def is_nan(value: Any) -> bool:
     return value.is_nan() if isinstance(value, Decimal) else isinstance(value, float) and math.isnan(value)
 
 
-def _bucket(number: Callable[[Any], int], low: Any, high: Any, value: Any) -> Any:
-    if isinstance(value, datetime):
-        value = day(value)
-    if value is NOTHING or is_nan(value):
+def _period(number: Callable[[Any], int], low: Any, high: Any, value: date) -> Any:
+    """The number of a month or year."""
+    found = day(value)
+    if found is NOTHING:
         return NOTHING
-    if low is not None:
-        value = min(max(value, low), high)
-    elif not isinstance(value, date) and not -_HUGE < value < _HUGE:
-        return NOTHING
-    return number(value)
+    return number(found if low is None else min(max(found, low), high))
 
 
-_LONGEST: Final = 10**1000
-#: Beyond this, no bucket; and nearer to 0 than its inverse, 0: a Decimal can have an exponent that nobody can write out.
+def _bucket(width: Fraction, low: Fraction | None, high: Fraction | None, value: Any) -> Any:
+    """The number of a bucket. Computed with fractions: decimal arithmetic depends on the context of the thread."""
+    if is_nan(value):
+        return NOTHING
+    found = _as_fraction(value)
+    if low is not None and high is not None:
+        found = min(max(found, low), high)
+    elif not -_HUGE < found < _HUGE:
+        return NOTHING
+    return math.floor(found / width)
+
+
+#: Without bounds there is no bucket beyond this. Bounds are nearer to 0 than the square of it, and no nearer than its inverse.
 _HUGE: Final = 10**400
+_LONGEST: Final = 10**1000
+_DIGITS: Final = 1100
 
 
-def _multiple(width: Fraction, value: float | Decimal) -> int:
-    if isinstance(value, Decimal) and value and value.adjusted() < -400:
-        return -1 if value < 0 else 0
-    return math.floor(Fraction(value) / width)
+def _as_fraction(value: Any) -> Fraction:
+    """The exact value; of a Decimal beyond all bounds, or nearer to 0 than all of them, one that compares alike.
+
+    Its exponent may have nine digits: nobody could write it out.
+    """
+    sign = -1 if value < 0 else 1
+    if value.is_infinite() if isinstance(value, Decimal) else value in (math.inf, -math.inf):
+        return Fraction(sign * 10**_DIGITS)
+    if isinstance(value, Decimal) and value and abs(value.adjusted()) > _DIGITS:
+        return Fraction(sign * 10**_DIGITS) if value.adjusted() > 0 else Fraction(sign, 10**_DIGITS)
+    return Fraction(value)
 
 
 def _is_bound(bound: Any) -> bool:
@@ -231,7 +247,7 @@ def _year(value: date) -> int:
 
 def _decimal_text(number: int | Decimal) -> str:
     """Without an exponent, a plus sign or superfluous zeros."""
-    text = f"{Decimal(number) + 0 if number == 0 else Decimal(number):f}"  # -0 is 0
+    text = f"{Decimal(number):f}" if number else "0"
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 

@@ -34,6 +34,7 @@ __all__ = ["AllOf", "AnyOf", "Blind", "Both", "Clear", "Compiled", "NoneOf", "Pa
 
 #: (the verified document, the values of the model's fields) → whether it is meant
 Sift = Callable[[Mapping[str, Any], Mapping[str, Any]], bool]
+_LONGEST_INT: Final = 4300
 #: So many index values go into one condition.
 _MANY: Final = 1000
 _RANGE: Final = ("$gt", "$gte", "$lt", "$lte")
@@ -100,7 +101,11 @@ class _Several:
     def __init__(self, parts: Sequence[Part]) -> None:
         self.parts = parts
         self.exact = all(part.exact for part in parts)
+        self.server = self._server()  # once: each part asks those beneath it
         self.needs = {name: condition for part in parts for name, condition in part.needs.items()}
+
+    def _server(self) -> dict[str, Any] | None:
+        raise NotImplementedError
 
     def _truths(self) -> list[Sift]:
         return [part.truth() for part in self.parts]
@@ -114,8 +119,7 @@ class AllOf(_Several):
         truths = self._truths()
         return lambda document, values: all(true(document, values) for true in truths)
 
-    @property
-    def server(self) -> dict[str, Any] | None:
+    def _server(self) -> dict[str, Any] | None:
         """Those that the server can tell."""
         told = [part.server for part in self.parts if part.server is not None]
         return {"$and": told} if told else None
@@ -129,8 +133,7 @@ class AllOf(_Several):
 class Both(AllOf):
     """The entries of one dict. Where two of them come to one name, as conditions on one index do, they are joined by ``$and``."""
 
-    @property
-    def server(self) -> dict[str, Any] | None:
+    def _server(self) -> dict[str, Any] | None:
         """Those that the server can tell, in one dict."""
         joined: dict[str, Any] = {}
         for told in (part.server for part in self.parts if part.server is not None):
@@ -145,8 +148,7 @@ class Both(AllOf):
 class AnyOf(_Several):
     """``$or``. One part that the server cannot tell leaves nothing for it to tell."""
 
-    @property
-    def server(self) -> dict[str, Any] | None:
+    def _server(self) -> dict[str, Any] | None:
         """All of them, or nothing."""
         told = [part.server for part in self.parts if part.server is not None]
         return {"$or": told} if len(told) == len(self.parts) else None
@@ -164,8 +166,7 @@ class AnyOf(_Several):
 class NoneOf(_Several):
     """``$nor``. Of a part that the server finds too much for, it must not leave anything out."""
 
-    @property
-    def server(self) -> dict[str, Any] | None:
+    def _server(self) -> dict[str, Any] | None:
         """Those that it tells exactly; of documents that have the index values. The others would not be found by what is asked."""
         told = [part for part in self.parts if part.exact]
         needs = {name: condition for part in told for name, condition in part.needs.items()}
@@ -509,6 +510,8 @@ def _in_utc(value: date) -> datetime | None:
 
 def _exactly(cls: Callable[[Any], Any], value: Any) -> Iterator[Any]:
     """The same number in another type, if that has it."""
+    if cls is int and isinstance(value, Decimal) and value.is_finite() and value.adjusted() > _LONGEST_INT:
+        return  # no field holds an int of so many digits, and it would take long to write one out
     try:
         form = cls("nan" if is_nan(value) else value)
     except (ArithmeticError, ValueError):
