@@ -207,9 +207,11 @@ def _refuse_few(where: str, model: type[BaseModel], parts: Sequence[Part]) -> No
 def _count(annotation: Any) -> int | None:
     """How many values a type has; None if that is not to be counted."""
     for behind in ("__value__", "__supertype__"):  # a type alias, a NewType
-        if hasattr(annotation, behind):
+        if hasattr(annotation, behind) and not get_args(annotation):
             return _count(getattr(annotation, behind))
     origin, arguments = get_origin(annotation), get_args(annotation)
+    if hasattr(origin, "__value__"):  # a generic alias
+        return _count(origin.__value__[arguments])
     if origin is Annotated or (origin in (list, set, frozenset, tuple, deque) and arguments):
         return _count(arguments[0])
     if origin is Literal:

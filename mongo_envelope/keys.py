@@ -367,7 +367,8 @@ def _chosen(kid: str | _Key | None, keys: Mapping[str, Any], what: str) -> str:
     kid = kid.kid if isinstance(kid, _Key) else kid
     chosen = next(iter(keys), "") if kid is None else kid
     if not is_kid(chosen) or chosen not in keys:
-        which = shortened(kid) if is_kid(kid) else "(not even a key id)"
+        # 32 bytes in hexadecimal are 64 characters that a key id may have.
+        which = "(not even a key id)" if not is_kid(kid) else shortened(kid) if len(str(kid)) < 40 else "(a long one, not shown)"
         raise ConfigurationError(f"the {what} {which} is not in the ring")
     return chosen
 

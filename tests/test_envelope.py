@@ -180,6 +180,10 @@ def test_plaintext_is_not_printed() -> None:
             {"_id": 1, "idx": {"kid": "x1", "e": e}}
             for e in ("x", None, 1, {"a": b"x"}, Binary(b"x", 5), ["x"], [b"x", None], [[b"x"]])
         ),
+        *(
+            {"_id": 1, "idx": {"kid": kid, "e": b"x"}}
+            for kid in ([], ["x1", "x1"], ["x1", "x 2"], ["x1", None], [["x1"]], None, b"x1")
+        ),
     ],
 )
 def test_seal_refuses_what_the_format_has_no_place_for(fields: dict[str, Any]) -> None:
@@ -473,6 +477,30 @@ def test_what_a_holder_of_the_key_wrote_wrongly_is_malformed(parts: list[bytes],
     assert isinstance(found, envelope.Opened) or found in REFUSALS
 
 
+#: the elements of an array of kids, and whether it is one
+KIDS: list[tuple[list[bytes], bool]] = [
+    ([b"\x020\0\3\0\0\0x1\0", b"\x021\0\3\0\0\0x2\0"], True),
+    ([b"\x021\0\3\0\0\0x2\0", b"\x020\0\3\0\0\0x1\0"], True),
+    ([b"\x020\0\3\0\0\0x1\0"], True),
+    ([b"\x020\0\3\0\0\0x1\0", b"\x020\0\3\0\0\0x2\0"], True),
+    ([b"\x02name\0\3\0\0\0x1\0", b"\x02\0\3\0\0\0x2\0"], True),
+    ([], False),
+    ([b"\x020\0\3\0\0\0x1\0", b"\x021\0\3\0\0\0x1\0"], False),
+    ([b"\x0e0\0\3\0\0\0x1\0"], False),
+    ([b"\x020\0\3\0\0\0x1\0", b"\x0e1\0\3\0\0\0x2\0"], False),
+    ([b"\x0d0\0\3\0\0\0x1\0"], False),
+    ([b"\x020\0\1\0\0\0\0"], False),
+    ([b"\x020\0\4\0\0\0x 1\0"], False),
+    ([b"\x020\0\3\0\0\0x\0\0"], False),
+    ([b"\x020\0\3\0\0\0x\xff\0"], False),
+    ([b"\x020\0\x42\0\0\0" + b"x" * 65 + b"\0"], False),
+    ([b"\x0a0\0"], False),
+    ([b"\x020\0\3\0\0\0x1\0", b"\x0a1\0"], False),
+    ([b"\x050\0\2\0\0\0\0x1"], False),
+    ([b"\x040\0" + framed(b"\x020\0\3\0\0\0x1\0")], False),
+]
+
+
 @pytest.mark.parametrize(
     ("idx", "opens"),
     [
@@ -486,12 +514,89 @@ def test_what_a_holder_of_the_key_wrote_wrongly_is_malformed(parts: list[bytes],
         ([b"\x02kid\0\3\0\0\0x1\0", b"\x05e\0\1\0\0\0\x05x"], False),
         ([b"\x02kid\0\3\0\0\0x1\0", b"\x04e\0" + framed(b"\x020\0\2\0\0\0x\0")], False),
         ([], False),
+        *(([b"\x04kid\0" + framed(*kids), b"\x05e\0\1\0\0\0\0x"], opens) for kids, opens in KIDS),
     ],
 )
 def test_idx_is_looked_at_closely(idx: list[bytes], opens: bool) -> None:
-    """``idx`` has a kid and binaries of subtype 0; names occur once, but the names of array elements are ignored."""
+    """``idx`` has a kid, or several, and binaries of subtype 0; names occur once, but the names of array elements are ignored."""
     body = sorted([*GOOD, b"\x03idx\0" + framed(*idx)], key=lambda part: (part[1:5] != b"_id\0", part[1:]))
     assert isinstance(outcome(tagged(*body)), envelope.Opened) == opens
+
+
+kid_values = st.sampled_from(["x1", "x2", "", "x 1", "x" * 65, None, 1, b"x1", "\u0661"])
+idx_values = st.one_of(values, st.binary(max_size=3), st.lists(st.binary(max_size=3), max_size=3))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.dictionaries(st.just("kid") | texts, kid_values | st.lists(kid_values, max_size=3) | idx_values, max_size=4))
+@example({"kid": "x1"})
+@example({"kid": ["x1", "x2"], "a": b"", "b": []})
+@example({"kid": ["x1", "x1"]})
+def test_what_seal_takes_for_idx_open_takes_too(idx: dict[str, Any]) -> None:
+    """And what it refuses would be refused again: the two look at the same thing, one at values and one at bytes."""
+    body = sorted(
+        [*GOOD, b"\x03idx\0" + bson.encode(idx, codec_options=envelope.CODEC_OPTIONS)],
+        key=lambda each: (each[1:5] != b"_id\0", each[1:]),
+    )
+    opened = outcome(tagged(*body))
+    try:
+        raw = envelope.seal({"_id": 1, "idx": idx}, b"{}", keys=KEYS, context=CONTEXT)
+    except MalformedEnvelopeError:
+        assert opened is MalformedEnvelopeError
+    else:
+        assert isinstance(opened, envelope.Opened)
+        assert opened.document["idx"] == envelope.open(raw, keys=KEYS, context=CONTEXT).document["idx"] == idx
+
+
+# --- verify ---------------------------------------------------------------------------------------------------------
+
+
+def test_verify_decrypts_nothing() -> None:
+    """It gives what stands in the clear, with the payload as it is stored, and derives no key that could read that."""
+    ring = KeyRing([DataKey("k1", bytes(range(32)))])
+    document = envelope.verify(RAW, keys=ring, context=CONTEXT)
+    assert document == ORIGINAL.document
+    assert document["data"] != PAYLOAD
+    assert ring._working == {}
+    assert [*ring._authenticators] == [("k1", CONTEXT)]
+
+
+def test_verify_refuses_what_open_refuses() -> None:
+    """With the same kind of error, for every bit of a document, and for one in any order, of another key or of another context."""
+    fresh = KeyRing([DataKey("k1", bytes(range(32)))])
+
+    def verified(raw: bytes, context: str = CONTEXT) -> object:
+        try:
+            return envelope.verify(raw, keys=fresh, context=context)
+        except MongoEnvelopeError as error:
+            return type(error)
+
+    for at in range(len(RAW)):
+        for bit in range(8):
+            changed = RAW[:at] + bytes([RAW[at] ^ (1 << bit)]) + RAW[at + 1 :]
+            assert verified(changed) is outcome(changed)
+    backwards = framed(*reversed(elements(RAW).values()))
+    assert verified(backwards) == ORIGINAL.document
+    assert verified(RAW, "other") is IntegrityError
+    assert verified(FOREIGN, "c") is UnknownKeyError
+    for idx, opens in KIDS:
+        body = sorted(
+            [*GOOD, b"\x03idx\0" + framed(b"\x04kid\0" + framed(*idx))], key=lambda part: (part[1:5] != b"_id\0", part[1:])
+        )
+        assert isinstance(verified(tagged(*body)), dict) is opens
+    assert fresh._working == {}
+
+
+def test_what_verifies_documents_can_do_no_more() -> None:
+    """The authenticator that a ring lends is that of the working keys, whichever is asked for first."""
+    one, other = (KeyRing([DataKey("k1", bytes(range(32)))]) for _ in range(2))
+    first = one.authenticator("k1", CONTEXT)
+    assert one.authenticator("k1", CONTEXT) is first
+    assert first.tag(b"x") == one.working_keys("k1", CONTEXT).authenticator.tag(b"x")
+    assert other.working_keys("k1", CONTEXT).authenticator is other.authenticator("k1", CONTEXT)
+    for ring in (one, other):
+        with pytest.raises(UnknownKeyError):
+            ring.authenticator("k9", CONTEXT)
 
 
 def test_open_never_says_payload_error() -> None:

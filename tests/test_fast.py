@@ -17,8 +17,8 @@ from every_type import ANYTHING, EVERY_TYPE, same
 from pydantic import BaseModel, ConfigDict, create_model
 from test_spec import ring, values, vectors
 
-from mongo_envelope import DocumentCodec, KeyRing, Queryable, Sensitive, envelope
-from mongo_envelope.errors import MongoEnvelopeError, SchemaError
+from mongo_envelope import BlindIndex, Bucket, DocumentCodec, IndexKey, KeyRing, Queryable, Sensitive, envelope
+from mongo_envelope.errors import MalformedEnvelopeError, MongoEnvelopeError, SchemaError
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 
@@ -57,6 +57,20 @@ class Mixed(BaseModel):
     at: Annotated[datetime, Queryable()]
     secret: str = "s"
 
+
+class Indexed(BaseModel):
+    id: int
+    tenant: Annotated[str, Queryable()]
+    email: Annotated[str, Sensitive(index=[BlindIndex(normalize="email"), BlindIndex(name="short", bits=8, within=("tenant",))])]
+    tags: Annotated[list[str], Sensitive(index=BlindIndex(bits=64))]
+    salary: Annotated[int | None, Sensitive(index=Bucket(width=1000))]
+    à: Annotated[str, Sensitive(index=BlindIndex(normalize="digits"))] = ""  # noqa: PLC2401 - a name beyond ASCII
+
+
+#: Values are written under two keys while one takes the place of the other.
+BOTH = KEYS.with_index_key(IndexKey.generate())
+INDEXED = Indexed(id=1, tenant="acme", email="ada@example.com", tags=["a", "b", "c"], salary=1500)
+UNTAGGED = Indexed(id=2**40, tenant="", email="", tags=[], salary=None, à="7")
 
 SEALED: list[BaseModel] = [
     make_customers(1)[0],
@@ -108,9 +122,13 @@ def retagged(of: DocumentCodec[Any], raw: bytes) -> bytes:
     return struct.pack("<i", len(signed) + 48) + signed + raw[-44:-33] + tag + b"\x00"
 
 
-@pytest.mark.parametrize("one", SEALED, ids=lambda one: type(one).__name__)
-def test_mutations(one: BaseModel) -> None:
-    of, chance = codec(type(one)), random.Random(1)  # noqa: S311 - seeded
+@pytest.mark.parametrize(
+    ("one", "keys"),
+    [*((one, KEYS) for one in SEALED), (INDEXED, KEYS), (INDEXED, BOTH), (UNTAGGED, BOTH)],
+    ids=lambda each: type(each).__name__ if isinstance(each, BaseModel) else f"{len(each.index_keys)} index keys",
+)
+def test_mutations(one: BaseModel, keys: KeyRing) -> None:
+    of, chance = codec(type(one), keys), random.Random(1)  # noqa: S311 - seeded
     raw = of.seal_bson(one)
     assert agrees(of, raw)
     assert not any(agrees(of, each) for each in flips(raw))
@@ -223,3 +241,183 @@ def test_evolved_models() -> None:
             taken = agrees(reader, raw)
             assert taken or reader is not writer
             assert same(reader.open(raw), reader._open_plainly(raw)[2])
+
+
+# --- idx ------------------------------------------------------------------------------------------------------------
+
+INDEX_KEYS = KEYS.index_keys + BOTH.index_keys[1:]
+
+
+@pytest.mark.parametrize("one", [INDEXED, UNTAGGED], ids=["with all", "with hardly any"])
+@pytest.mark.parametrize("keys", [KEYS, BOTH], ids=["one index key", "two index keys"])
+def test_the_short_way_is_taken_for_a_model_with_blind_indexes(one: Indexed, keys: KeyRing) -> None:
+    """With single values, lists, and none at all; while an index key is being replaced, too."""
+    of = codec(Indexed, keys)
+    raw = of.seal_bson(one)
+    assert agrees(of, raw)
+    assert same(of.verify(raw), one)
+
+
+def test_at_every_step_of_a_new_index_key_the_short_way_is_taken() -> None:
+    """For documents of the step before and of the step after: all that a ring knows. Others go the plain way, and open as well."""
+    old, new = INDEX_KEYS
+    switched = BOTH.searching_by(new)
+    rings = [KEYS, BOTH, switched, switched.writing_only(new), switched.writing_only(new).without_index_key(old)]
+    taken = []
+    for sealing in rings:
+        raw = codec(Indexed, sealing).seal_bson(INDEXED)
+        for opening in rings:
+            of = codec(Indexed, opening)
+            taken.append(agrees(of, raw))
+            assert same(of.open(raw), INDEXED)
+    assert taken[:: len(rings) + 1] == [True] * len(rings)  # each reads what it has written itself
+    assert taken[len(rings)] is False  # the first ring does not know the key that was added
+
+
+def test_what_a_search_expects_must_be_in_idx() -> None:
+    """A document in which an index value does not stand is for the plain way, as is one that has it elsewhere."""
+    of = codec(Indexed)
+    definition = next(each for each in of.schema.blind if each.name == "email")
+    raw = of.seal_bson(INDEXED)
+    value = of.indexer.asked(definition, definition.encoding(INDEXED.__dict__) or b"")
+    found = of._fast.open(raw, definition.head + value)
+    assert found is not None
+    assert same(found[2], INDEXED)
+    assert of._fast.open(raw, definition.head + bytes(16)) is None
+    assert of._fast.open(raw, raw[4:14]) is None
+
+
+def element(kind: int, name: bytes, value: bytes) -> bytes:
+    return bytes([kind]) + name + b"\0" + value
+
+
+def text(value: str) -> bytes:
+    return struct.pack("<i", len(value) + 1) + value.encode() + b"\0"
+
+
+def binary(value: bytes, subtype: int = 0) -> bytes:
+    return struct.pack("<i", len(value)) + bytes([subtype]) + value
+
+
+def framed(*elements: bytes) -> bytes:
+    body = b"".join(elements)
+    return struct.pack("<i", len(body) + 5) + body + b"\0"
+
+
+def array(*values: bytes, kind: int = 5, names: Any = None) -> bytes:
+    return framed(
+        *(element(kind, b"%d" % (number if names is None else names[number]), value) for number, value in enumerate(values))
+    )
+
+
+X1, X2 = INDEX_KEYS
+ONE, VALUES = binary(bytes(16)), [binary(bytes([number] * 8)) for number in range(12)]
+KID, KIDS = element(2, b"kid", text(X1)), element(4, b"kid", array(*map(text, sorted(INDEX_KEYS)), kind=2))
+EMAIL, SHORT, TAGS = element(5, b"email", ONE), element(5, b"short", binary(b"s")), element(4, b"tags", array(*VALUES))
+#: name → (the elements of ``idx``, whether the plain way takes them)
+IDX: dict[str, tuple[list[bytes], bool]] = {
+    "as sealed": ([KID, EMAIL, SHORT, TAGS], True),
+    "under two keys": ([KIDS, EMAIL, SHORT, TAGS], True),
+    "some are missing": ([KID, TAGS], True),
+    "nothing but a kid": ([KID], True),
+    "no kid": ([EMAIL], False),
+    "nothing": ([], False),
+    "the kid last": ([EMAIL, KID], True),
+    "in another order": ([KID, TAGS, SHORT, EMAIL], True),
+    "a name twice": ([KID, EMAIL, EMAIL], False),
+    "the kid twice": ([KID, KID, EMAIL], False),
+    "an array behind its value": ([KID, TAGS, element(5, b"tags", ONE)], False),
+    "an index that the model does not have": ([KID, EMAIL, element(5, b"gone", ONE)], True),
+    "one in front of the others": ([KID, element(5, b"a", ONE), EMAIL], True),
+    "a key that nobody knows": ([element(2, b"kid", text("x9")), EMAIL], True),
+    "a kid that is none": ([element(2, b"kid", text("x 9")), EMAIL], False),
+    "an empty kid": ([element(2, b"kid", text("")), EMAIL], False),
+    "a kid with NUL in it": ([element(2, b"kid", text("x\0")), EMAIL], False),
+    "a kid that is a symbol": ([element(0x0E, b"kid", text(X1)), EMAIL], False),
+    "a kid that is bytes": ([element(5, b"kid", binary(X1.encode())), EMAIL], False),
+    "kids in another order": ([element(4, b"kid", array(*map(text, sorted(INDEX_KEYS, reverse=True)), kind=2)), EMAIL], True),
+    "one kid in an array": ([element(4, b"kid", array(text(X1), kind=2)), EMAIL], True),
+    "no kid in an array": ([element(4, b"kid", array()), EMAIL], False),
+    "one kid twice": ([element(4, b"kid", array(text(X1), text(X1), kind=2)), EMAIL], False),
+    "kids of odd names": ([element(4, b"kid", array(text(X1), text(X2), kind=2, names=[7, 7])), EMAIL], True),
+    "a symbol among the kids": ([element(4, b"kid", array(text(X1), kind=0x0E)), EMAIL], False),
+    "a shorter value": ([KID, element(5, b"email", binary(bytes(15)))], True),
+    "a longer value": ([KID, element(5, b"email", binary(bytes(17)))], True),
+    "an empty value": ([KID, element(5, b"email", binary(b""))], True),
+    "a value of another subtype": ([KID, element(5, b"email", binary(bytes(16), 4))], False),
+    "a value that is text": ([KID, element(2, b"email", text("a" * 15))], False),
+    "a value that is null": ([KID, element(0x0A, b"email", b"")], False),
+    "an array of one": ([KID, element(4, b"email", array(ONE))], True),
+    "an empty array": ([KID, element(4, b"email", array())], True),
+    "an array of odd names": ([KID, element(4, b"tags", array(*VALUES[:2], names=[1, 0]))], True),
+    "an array in which a name occurs twice": ([KID, element(4, b"tags", array(*VALUES[:2], names=[0, 0]))], True),
+    "an array out of order": ([KID, element(4, b"tags", array(*reversed(VALUES)))], True),
+    "an array with a value twice": ([KID, element(4, b"tags", array(*VALUES[:1] * 2))], True),
+    "an array of values of two lengths": ([KID, element(4, b"tags", array(VALUES[0], ONE))], True),
+    "an array of text": ([KID, element(4, b"tags", array(text("a" * 7), kind=2))], False),
+    "an array in an array": ([KID, element(4, b"tags", array(array(VALUES[0]), kind=4))], False),
+    "a document in place of an array": ([KID, element(3, b"tags", array(VALUES[0]))], False),
+    "an array of another subtype": ([KID, element(4, b"tags", array(binary(bytes(8), 2)))], False),
+    "a name that is no text": ([KID, element(5, b"\xff", ONE)], False),
+}
+
+
+@pytest.mark.parametrize("keys", [KEYS, BOTH], ids=["one index key", "two index keys"])
+@pytest.mark.parametrize("name", IDX)
+def test_idx_of_a_holder_of_the_key(name: str, keys: KeyRing) -> None:
+    """Whatever it looks like: what the short way takes the plain way takes, and gives the same; the rest it leaves."""
+    of = codec(Indexed, keys)
+    idx, good = IDX[name]
+    raw = of.seal_bson(INDEXED)
+    _, elements = envelope._arrange(raw)
+    begin, _, end = elements[b"idx"]
+    changed = retagged(of, raw[:begin] + element(3, b"idx", framed(*idx)) + raw[end:])
+    taken = agrees(of, changed)
+    if name == "as sealed":
+        assert taken
+    if good:
+        assert same(of.open(changed), INDEXED)
+    else:
+        assert not taken
+        with pytest.raises(MalformedEnvelopeError):
+            of.open(changed)
+
+
+@pytest.mark.parametrize("delta", [-(2**31) + 1000, -1000, -5, -4, -1, 1, 4, 5, 1000, 2**31 - 2000])
+def test_lengths_inside_idx_that_do_not_fit(delta: int) -> None:
+    """Of ``idx``, of an array, of a value and of the kid: each larger or smaller; no error but ours, no other model."""
+    of = codec(Indexed)
+    raw = of.seal_bson(INDEXED)
+    _, elements = envelope._arrange(raw)
+    begin, value, end = elements[b"idx"]
+    inside = raw[begin:end]
+    places = [value, begin + inside.index(b"kid\0") + 4, begin + inside.index(b"tags\0") + 5, begin + inside.index(b"\x050\0") + 3]
+    for place in [*places, begin + inside.index(b"email\0") + 6]:
+        changed = bytearray(raw)
+        struct.pack_into("<i", changed, place, struct.unpack_from("<i", raw, place)[0] + delta)
+        assert not agrees(of, retagged(of, bytes(changed)))
+        with pytest.raises(MongoEnvelopeError):
+            of.open(retagged(of, bytes(changed)))
+
+
+def test_a_model_that_has_lost_or_found_indexes_reads_as_before() -> None:
+    """Values of an index that is gone are ignored, and those of a new one are not missed, whichever way is taken."""
+
+    class Without(BaseModel):
+        id: int
+        tenant: Annotated[str, Queryable()]
+        email: str
+        tags: list[str]
+        salary: int | None
+        à: str = ""  # noqa: PLC2401 - a name beyond ASCII
+
+    class More(Indexed):
+        email: Annotated[str, Sensitive(index=BlindIndex(normalize="casefold", name="folded"))]
+
+    models = (Indexed, Without, More)
+    for writer in models:
+        raw = codec(writer).seal_bson(writer(**INDEXED.model_dump()))
+        for reader in models:
+            of = codec(reader)
+            assert agrees(of, raw) or reader is not writer
+            assert of.open(raw).model_dump() == INDEXED.model_dump()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import copy
+import hmac
 import json
 import os
 import pickle
@@ -22,10 +23,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mongo_envelope import DataKey, KeyRing
+from mongo_envelope import DataKey, IndexKey, KeyRing
 from mongo_envelope import keys as keys_module
 from mongo_envelope.errors import ConfigurationError, UnknownKeyError
 from mongo_envelope.keys import WorkingKeys, check_context, is_kid
+from mongo_envelope.primitives import derive
 
 MATERIAL = bytes(range(100, 132))
 OTHER = bytes(range(32))
@@ -41,6 +43,18 @@ for _entry, _key in zip(FILE["keys"], (DataKey("k0", OTHER), DataKey("k1", MATER
     _entry["check"] = _key.check.hex()
 TEXT = json.dumps(FILE)
 
+THIRD = bytes(range(200, 232))
+FILE_2 = FILE | {
+    "version": 2,
+    "index_keys": [
+        {"kid": "x1", "material": base64.b64encode(THIRD).decode(), "check": IndexKey("x1", THIRD).check.hex(), "created": None},
+        {"kid": "x2", "material": base64.b64encode(OTHER).decode(), "check": DataKey("k0", OTHER).check.hex(), "created": None},
+    ],
+    "search_by": "x2",
+    "written": ["x2", "x1"],
+}
+TEXT_2 = json.dumps(FILE_2)
+
 posix_only = pytest.mark.skipif(os.name != "posix", reason="modes, signals and limits of POSIX")
 
 
@@ -55,7 +69,7 @@ def chain(error: BaseException | None) -> Iterator[BaseException]:
 def assert_silent(error: BaseException, *materials: bytes) -> None:
     """No error of the chain has key material in it, in any form that a file or a program gives it."""
     said = " ".join(f"{each} {each!r} {each.args!r} {vars(each)!r}" for each in chain(error))
-    for material in materials or (MATERIAL, OTHER):
+    for material in materials or (MATERIAL, OTHER, THIRD):
         for form in (base64.b64encode(material).decode(), material.hex(), repr(material)[2:-1]):
             assert form[:12] not in said
             assert form[-12:-1] not in said
@@ -558,3 +572,368 @@ def test_the_content_in_place_of_the_name_is_not_quoted(tmp_path: Path) -> None:
             read(content)
         assert caught.value.__context__ is None
         assert "{" not in str(caught.value)
+
+
+# --- index keys -----------------------------------------------------------------------------------------------------
+
+
+def index_ring(*kids: str, search_by: str | None = None, written: list[str] | None = None) -> KeyRing:
+    """A ring of one data key and some index keys, each of its own material."""
+    keys = [IndexKey(kid, bytes([number + 1] * 32)) for number, kid in enumerate(kids)]
+    return KeyRing([DataKey("k1", MATERIAL)], index_keys=keys, search_by=search_by, written=written)
+
+
+def roles(ring: KeyRing) -> tuple[tuple[str, ...], str | None, tuple[str, ...]]:
+    """The index keys, the one that is searched by, and those that are written."""
+    return ring.index_keys, ring.search_key, ring.written_index_keys
+
+
+def test_an_index_key_is_a_key() -> None:
+    """New, with an id of its own or a given one, a date, and a check value by which a wrong one is told at once."""
+    one, other = IndexKey.generate(), IndexKey.generate("mine")
+    assert (len(one.kid), other.kid) == (16, "mine")
+    assert one.check != other.check
+    assert one.created is not None
+    assert IndexKey("x1", THIRD, check=IndexKey("x2", THIRD).check).check == DataKey("k1", THIRD).check
+    with pytest.raises(ConfigurationError, match="'x1': the material does not match its check value"):
+        IndexKey("x1", THIRD, check=one.check)
+    for kid, material, says in (("x 1", THIRD, "1 to 64"), ("x1", bytes(31), "32 bytes")):
+        with pytest.raises(ConfigurationError, match=says):
+            IndexKey(kid, material)
+
+
+def test_the_key_of_an_index_is_derived_in_three_steps() -> None:
+    """From the key, the purpose, the context, and then the index and its normaliser: each of them makes another key."""
+    working = derive(derive(THIRD, "index"), "index", "c")
+    by_hand = hmac.digest(derive(working, "index", "c", "email", "exact"), b"message", "sha256")
+    assert IndexKey("any", THIRD).authenticator("c", "email", "exact").tag(b"message") == by_hand
+    seen = {
+        IndexKey("x", material).authenticator(*names).tag(b"")
+        for material in (MATERIAL, THIRD)
+        for names in (
+            ("c", "a", "b"),
+            ("d", "a", "b"),
+            ("c", "b", "a"),
+            ("c", "ab", ""),
+            ("c", "", "ab"),
+            ("ca", "", "b"),
+            ("c", "a", "B"),
+        )
+    }
+    assert len(seen) == 14
+
+
+@pytest.mark.parametrize("context", ["", "c" * 256, "\ud800", None])
+def test_an_index_key_refuses_what_is_no_context(context: Any) -> None:
+    """As a data key does."""
+    with pytest.raises(ConfigurationError, match="context="):
+        IndexKey("x1", THIRD).authenticator(context, "a", "exact")
+
+
+def test_an_index_key_is_no_data_key() -> None:
+    """Neither can stand where the other belongs, and one material under both gives nothing in common."""
+    with pytest.raises(ConfigurationError, match="holds DataKey objects here"):
+        KeyRing([IndexKey("x1", THIRD)])  # type: ignore[list-item]
+    with pytest.raises(ConfigurationError, match="holds IndexKey objects here"):
+        KeyRing([DataKey("k1", MATERIAL)], index_keys=[DataKey("k2", THIRD)])  # type: ignore[list-item]
+    with pytest.raises(ConfigurationError, match="with_index_key takes an IndexKey"):
+        KeyRing([DataKey("k1", MATERIAL)]).with_index_key(DataKey("k2", THIRD))  # type: ignore[arg-type]
+    tags = {
+        DataKey("a", THIRD).authenticator("c").tag(b""),
+        *(IndexKey("a", THIRD).authenticator("c", *each).tag(b"") for each in PAIRS),
+    }
+    assert len(tags) == 1 + len(PAIRS)
+
+
+PAIRS = [("a", "exact"), ("authenticate", "c"), ("", "")]
+
+
+def test_a_ring_has_one_index_key_to_search_by_and_some_to_write_under() -> None:
+    """By default the first and all; the written ones in bytewise order, as they stand in a document."""
+    assert roles(index_ring()) == ((), None, ())
+    assert roles(index_ring("x1")) == (("x1",), "x1", ("x1",))
+    assert roles(index_ring("x2", "x1")) == (("x2", "x1"), "x2", ("x1", "x2"))
+    assert roles(index_ring("x2", "x1", search_by="x1", written=["x1"])) == (("x2", "x1"), "x1", ("x1",))
+    ring = index_ring("x1", "x2")
+    assert ring.index_key("x2").kid == "x2"
+    assert "x1" not in ring
+    assert [*ring] == ["k1"]
+    assert len(ring) == 1
+
+
+@pytest.mark.parametrize(
+    ("ring", "says"),
+    [
+        ({"index_keys": [IndexKey("x1", THIRD), IndexKey("x1", OTHER)]}, "'x1' occurs twice"),
+        ({"index_keys": [IndexKey("k1", THIRD)]}, "'k1' occurs twice: an id names one key, for ever"),
+        ({"index_keys": [IndexKey("x1", THIRD)], "search_by": "x2"}, "index key to search by 'x2' is not in the ring"),
+        ({"index_keys": [IndexKey("x1", THIRD)], "search_by": "k1"}, "index key to search by 'k1' is not in the ring"),
+        ({"index_keys": [IndexKey("x1", THIRD)], "search_by": base64.b64encode(THIRD).decode()}, r"\(not even a key id\)"),
+        ({"index_keys": [IndexKey("x1", THIRD)], "search_by": 5}, r"\(not even a key id\)"),
+        ({"index_keys": [IndexKey("x1", THIRD)], "written": ["x2"]}, "index key to write values under 'x2' is not in the ring"),
+        ({"index_keys": [IndexKey("x1", THIRD)], "written": ["x1", "x1"]}, "named twice"),
+        ({"index_keys": [IndexKey("x1", THIRD)], "written": [["x1"]]}, r"\(not even a key id\)"),
+        ({"index_keys": [IndexKey("x1", THIRD)], "written": []}, "must be written under the index key that searches go by"),
+        ({"index_keys": [IndexKey("x1", THIRD)], "written": [None]}, "must be written|not in the ring|not even a key id"),
+        (
+            {"index_keys": [IndexKey("x1", THIRD), IndexKey("x2", OTHER)], "written": ["x2"]},
+            "must be written under the index key that searches go by: otherwise nothing is found",
+        ),
+        ({"search_by": "x1"}, "not in the ring"),
+        ({"written": ["x1"]}, "index key to write values under 'x1' is not in the ring"),
+        ({"index_keys": [THIRD]}, "holds IndexKey objects"),
+    ],
+)
+def test_index_keys_that_do_not_fit_are_refused(ring: dict[str, Any], says: str) -> None:
+    """An id twice, over both kinds, and a role of a key that is not there, when the ring is built."""
+    with pytest.raises(ConfigurationError, match=says) as caught:
+        KeyRing([DataKey("k1", MATERIAL)], **ring)
+    assert_silent(caught.value)
+
+
+def test_one_index_key_takes_the_place_of_another_in_four_steps() -> None:
+    """Written too, searched by, the only one written, the only one: each step is another ring, and the old one stays as it was."""
+    one, new = index_ring("x1"), IndexKey("x2", OTHER)
+    both = one.with_index_key(new)
+    switched = both.searching_by("x2")
+    alone = switched.writing_only("x2")
+    last = alone.without_index_key("x1")
+    assert roles(one) == (("x1",), "x1", ("x1",))
+    assert roles(both) == (("x1", "x2"), "x1", ("x1", "x2"))
+    assert roles(switched) == (("x1", "x2"), "x2", ("x1", "x2"))
+    assert roles(alone) == (("x1", "x2"), "x2", ("x2",))
+    assert roles(last) == (("x2",), "x2", ("x2",))
+    assert all((list(ring), ring.primary) == (["k1"], "k1") for ring in (both, switched, alone, last))
+    assert last.index_key("x2") is new
+
+
+def test_the_steps_take_the_key_itself_as_well() -> None:
+    """In place of its id, which is all that is looked at."""
+    new = IndexKey("x2", OTHER)
+    both = index_ring("x1").with_index_key(new)
+    assert roles(both.searching_by(new)) == roles(both.searching_by("x2"))
+    assert roles(both.searching_by(new).writing_only(new)) == roles(both.searching_by("x2").writing_only("x2"))
+    alone = both.searching_by(new).writing_only(new)
+    assert roles(alone.without_index_key(alone.index_key("x1"))) == roles(alone.without_index_key("x1"))
+
+
+def test_the_first_index_key_is_searched_by_at_once() -> None:
+    """A ring without one, read from a file of an earlier release, gets one; the data keys stay."""
+    ring = KeyRing([DataKey("k0", OTHER), DataKey("k1", MATERIAL)], primary="k1").with_index_key(IndexKey("x1", THIRD))
+    assert roles(ring) == (("x1",), "x1", ("x1",))
+    assert (list(ring), ring.primary) == (["k0", "k1"], "k1")
+
+
+def test_steps_in_the_wrong_order_are_refused() -> None:
+    """Each would lose documents to searches, or values to their key."""
+    one, both = index_ring("x1"), index_ring("x1", "x2")
+    switched = both.searching_by("x2")
+    alone = switched.writing_only("x2")
+    wrong: list[tuple[Callable[[], KeyRing], str]] = [
+        (lambda: one.searching_by("x2"), "index key to search by 'x2' is not in the ring"),
+        (lambda: alone.searching_by("x1"), "must be written under the index key that searches go by"),
+        (lambda: one.writing_only("x2"), "index key to write values under 'x2' is not in the ring"),
+        (lambda: both.writing_only("x2"), "must be written under the index key that searches go by"),
+        (lambda: switched.writing_only("x1"), "must be written under the index key that searches go by"),
+        (lambda: one.without_index_key("x1"), "values are still written under the index key x1: writing_only"),
+        (lambda: both.without_index_key("x2"), "values are still written under the index key x2"),
+        (lambda: switched.without_index_key("x1"), "values are still written under the index key x1"),
+        (lambda: alone.without_index_key("x2"), "values are still written under the index key x2"),
+        (lambda: alone.without_index_key("x9"), "index key 'x9' is not in the ring"),
+        (lambda: one.without_index_key("k1"), "index key 'k1' is not in the ring"),
+        (lambda: one.with_index_key(IndexKey("x1", OTHER)), "'x1' occurs twice"),
+        (lambda: one.with_index_key(IndexKey("k1", OTHER)), "'k1' occurs twice"),
+        (lambda: one.with_key(DataKey("x1", OTHER)), "'x1' occurs twice"),
+    ]
+    for step, says in wrong:
+        with pytest.raises(ConfigurationError, match=says):
+            step()
+
+
+def test_a_data_key_is_changed_without_the_index_keys() -> None:
+    """Another primary, another data key: the roles of the index keys stay."""
+    ring = index_ring("x1", "x2", search_by="x2", written=["x2"])
+    for other in (ring.with_key(DataKey("k2", OTHER)), ring.with_key(DataKey("k2", OTHER)).with_primary("k1")):
+        assert roles(other) == roles(ring)
+        assert list(other) == ["k1", "k2"]
+
+
+def test_an_unknown_index_key_is_not_a_wrong_document() -> None:
+    """The error says where the id stands, and which file is wanted."""
+    for kid in ("x9", "k1"):
+        with pytest.raises(UnknownKeyError, match=r"idx\.kid says which. Load the key file") as caught:
+            index_ring("x1").index_key(kid)
+        assert_silent(caught.value)
+
+
+def test_a_generated_ring_can_do_both() -> None:
+    """One data key and one index key, with different ids and different material."""
+    ring = KeyRing.generate()
+    assert ring.search_key is not None
+    assert ring.search_key != ring.primary
+    assert roles(ring) == ((ring.search_key,), ring.search_key, (ring.search_key,))
+    assert ring.index_key(ring.search_key).check != ring._keys[ring.primary].check
+
+
+def test_index_keys_show_their_ids_and_stay() -> None:
+    """No repr, copy or pickle gives any material away."""
+    key = IndexKey("x1", THIRD)
+    ring = KeyRing([DataKey("k1", MATERIAL)], index_keys=[key, IndexKey("x2", OTHER)], search_by="x2")
+    assert repr(key) == str(key) == "IndexKey('x1')"
+    assert repr(ring) == str(ring) == "KeyRing(k1; primary k1; index keys x1, x2; searching by x2)"
+    assert not hasattr(key, "__dict__")
+    for holder in (key, key.authenticator("c", "a", "exact"), ring):
+        for leave in (copy.copy, copy.deepcopy, pickle.dumps):
+            with pytest.raises(TypeError, match="not pickled or copied") as caught:
+                leave(holder)
+            assert_silent(caught.value)
+
+
+# --- key files of version 2 -----------------------------------------------------------------------------------------
+
+
+def same_index_keys(one: KeyRing, other: KeyRing) -> bool:
+    """Whether two rings hold the same index keys in the same roles, too."""
+    return (
+        same_keys(one, other)
+        and roles(one) == roles(other)
+        and all(
+            one.index_key(kid).authenticator("c", "i", "n").tag(b"") == other.index_key(kid).authenticator("c", "i", "n").tag(b"")
+            for kid in one.index_keys
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    "ring",
+    [
+        index_ring("x1"),
+        index_ring("x2", "x1"),
+        index_ring("x1", "x2", search_by="x2"),
+        index_ring("x1", "x2", search_by="x2", written=["x2"]),
+        index_ring("x1", "x2", "x3", search_by="x2", written=["x3", "x2"]),
+        KeyRing.generate(),
+    ],
+    ids=repr,
+)
+def test_index_keys_and_their_roles_come_back_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ring: KeyRing) -> None:
+    """Version 2 of the file, and of what the environment holds."""
+    ring.to_file(tmp_path / "keys.json")
+    content = (tmp_path / "keys.json").read_text()
+    assert json.loads(content)["version"] == 2
+    assert same_index_keys(KeyRing.from_file(tmp_path / "keys.json"), ring)
+    monkeypatch.setenv("MONGO_ENVELOPE_KEYS", content)
+    assert same_index_keys(KeyRing.from_env(), ring)
+
+
+def test_without_index_keys_the_file_is_what_earlier_releases_read(tmp_path: Path) -> None:
+    """Version 1, of three names; and a version 1 is read for ever."""
+    KeyRing([DataKey("k0", OTHER), DataKey("k1", MATERIAL)], primary="k1").to_file(tmp_path / "keys.json")
+    content = json.loads((tmp_path / "keys.json").read_text())
+    assert content.keys() == {"version", "primary", "keys"}
+    assert content["version"] == 1
+    ring = ring_in(TEXT.encode())
+    assert (list(ring), ring.primary, roles(ring)) == (["k0", "k1"], "k1", ((), None, ()))
+    with_index = ring.with_index_key(IndexKey("x1", THIRD))
+    with_index.to_file(tmp_path / "new.json")
+    assert same_index_keys(KeyRing.from_file(tmp_path / "new.json"), with_index)
+
+
+def test_a_file_of_version_2_is_read() -> None:
+    """As it is documented: ids, roles, and the material under its check value."""
+    ring = ring_in(TEXT_2.encode())
+    assert roles(ring) == (("x1", "x2"), "x2", ("x1", "x2"))
+    assert ring.index_key("x1").check == IndexKey("x1", THIRD).check
+
+
+_INDEX_KEYS: list[Any] = FILE_2["index_keys"]  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"version": 1}, "damaged"),
+        ({"version": 3}, "has version 3, and this package reads versions 1 and 2"),
+        ({"more": 1}, "damaged"),
+        ({"index_keys": []}, "damaged"),
+        ({"index_keys": {}}, "damaged"),
+        ({"index_keys": None}, "damaged"),
+        ({"index_keys": "x1"}, "damaged"),
+        ({"index_keys": [base64.b64encode(THIRD).decode()]}, "damaged"),
+        ({"index_keys": _INDEX_KEYS * 2}, "'x1' occurs twice"),
+        ({"index_keys": [_INDEX_KEYS[0] | {"kid": "k1"}, _INDEX_KEYS[1]]}, "'k1' occurs twice|not in the ring"),
+        ({"index_keys": [_INDEX_KEYS[0] | {"state": "retired"}, _INDEX_KEYS[1]]}, "damaged"),
+        ({"index_keys": [_INDEX_KEYS[0] | {"check": "00" * 8}, _INDEX_KEYS[1]]}, "check value"),
+        ({"index_keys": [_INDEX_KEYS[0] | {"material": THIRD.hex()}, _INDEX_KEYS[1]]}, "32 bytes|damaged"),
+        ({"index_keys": _INDEX_KEYS[:1]}, "not in the ring"),
+        ({"search_by": "x9"}, "index key to search by 'x9' is not in the ring"),
+        ({"search_by": "k1"}, "index key to search by 'k1' is not in the ring"),
+        ({"search_by": None}, "damaged"),
+        ({"search_by": base64.b64encode(THIRD).decode()}, "not in the ring"),
+        ({"search_by": ["x2"]}, "damaged"),
+        ({"written": []}, "must be written under the index key that searches go by"),
+        ({"written": ["x1"]}, "must be written under the index key that searches go by"),
+        ({"written": ["x2", "x2"]}, "named twice"),
+        ({"written": ["x2", "x9"]}, "'x9' is not in the ring"),
+        ({"written": ["x2", None]}, "damaged"),
+        ({"written": [["x2"]]}, "damaged"),
+        ({"written": None}, "damaged"),
+        ({"written": 5}, "damaged"),
+        ({"written": base64.b64encode(THIRD).decode()}, "not in the ring|not even a key id|damaged"),
+    ],
+)
+def test_a_damaged_file_of_version_2_is_refused_without_quoting_it(tmp_path: Path, change: dict[str, Any], says: str) -> None:
+    """Whatever is wrong with its index keys or their roles."""
+    with pytest.raises(ConfigurationError, match=says) as caught:
+        KeyRing.from_file(write(tmp_path / "keys.json", json.dumps(FILE_2 | change)), create=True)
+    assert_silent(caught.value)
+
+
+def test_a_file_of_version_2_lacks_nothing() -> None:
+    """Without one of its six names it is damaged, and no ring of fewer keys."""
+    for name in FILE_2:
+        with pytest.raises(ConfigurationError, match="damaged"):
+            ring_in(json.dumps({key: value for key, value in FILE_2.items() if key != name}).encode())
+    for end in range(len(TEXT_2)):
+        with pytest.raises(ConfigurationError, match="damaged"):
+            ring_in(TEXT_2[:end].encode())
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(0, len(TEXT_2) - 1), st.integers(0, 255))
+def test_a_byte_that_changed_gives_no_other_index_key(at: int, byte: int) -> None:
+    """A file with one other byte is refused, or its keys are the ones that were written, whatever their names and roles."""
+    content = TEXT_2.encode()
+    try:
+        ring = ring_in(content[:at] + bytes([byte]) + content[at + 1 :])
+    except ConfigurationError as error:
+        assert_silent(error)
+    else:
+        assert [ring.index_key(kid).check for kid in ring.index_keys] == [IndexKey("x", each).check for each in (THIRD, OTHER)]
+        assert [parts(ring.working_keys(kid, "c")) for kid in ring] == [
+            parts(DataKey("k", each).working_keys("c")) for each in (OTHER, MATERIAL)
+        ]
+        assert ring.search_key in ring.written_index_keys
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.fixed_dictionaries(
+        {name: st.just(value) for name, value in FILE_2.items()}
+        | {
+            "index_keys": json_values | st.lists(json_values, max_size=2) | st.just(_INDEX_KEYS),
+            "search_by": json_values | st.sampled_from(["x1", "x2", "k1"]),
+            "written": json_values | st.lists(scalars | st.sampled_from(["x1", "x2", "k1"]), max_size=3),
+        }
+    )
+)
+def test_any_json_in_a_file_of_version_2_is_a_ring_or_refused(content: dict[str, Any]) -> None:
+    """And the ring has the roles that the file says; there is never another error."""
+    try:
+        ring = ring_in(json.dumps(content).encode())
+    except ConfigurationError as error:
+        assert_silent(error)
+    else:
+        assert ring.search_key == content["search_by"]
+        assert ring.written_index_keys == tuple(sorted(content["written"]))
+        assert [*ring.index_keys] == [each["kid"] for each in content["index_keys"]]

@@ -145,6 +145,39 @@ def test_purpose_and_context_never_run_together(one: Any, context: str, other: A
     assert (derive(key, one, context) == derive(key, other, another)) == ((one, context) == (other, another))
 
 
+index_names = st.tuples(*[st.text(st.characters(exclude_categories=["Cs"]), max_size=6)] * 3)
+
+
+@settings(deadline=None)
+@given(keys, index_names)
+def test_the_key_of_an_index_is_hkdf_of_the_packed_names(key: bytes, names: tuple[str, str, str]) -> None:
+    """The third step of the purpose ``index`` has a context, the name of an index and the id of a normaliser."""
+    packed = pack(b"mongo_envelope/v1", b"index", *(name.encode() for name in names))
+    assert derive(key, "index", *names) == hkdf(key, b"", packed, 32)
+
+
+@settings(deadline=None)
+@given(index_names, index_names)
+def test_context_index_and_normaliser_never_run_together(one: tuple[str, str, str], other: tuple[str, str, str]) -> None:
+    """Two triples give one key only if they are one, and none gives what a context alone gives."""
+    key = bytes(32)
+    assert (derive(key, "index", *one) == derive(key, "index", *other)) == (one == other)
+    assert derive(key, "index", *one) not in {derive(key, "index", each) for each in (*one, "".join(one))}
+
+
+@pytest.mark.parametrize("purpose", sorted(PURPOSES))
+@pytest.mark.parametrize("number", range(6))
+def test_each_purpose_has_its_steps(purpose: Any, number: int) -> None:
+    """None or a context; three names for an index alone; none for what stands for the key itself. Nothing else is derived."""
+    steps = {0} if purpose in WITHOUT_CONTEXT else {0, 1, 3} if purpose == "index" else {0, 1}
+    names = ["a"] * number
+    if number in steps:
+        assert len(derive(bytes(32), purpose, *names)) == 32
+    else:
+        with pytest.raises(ValueError, match="not a purpose of format v1"):
+            derive(bytes(32), purpose, *names)
+
+
 @pytest.mark.parametrize("purpose", ["", "Encrypt", "encrypt ", "sign", "value"])
 def test_no_other_purpose_exists(purpose: Any) -> None:
     """A purpose that the format does not know is a mistake in the code, and says so."""
