@@ -125,7 +125,7 @@ class DocumentCodec(Generic[Model]):
 
     def _idx(self, model: Model) -> dict[str, Any]:
         try:
-            return self.indexer.of(model.__dict__)
+            return self.indexer.of(self.schema.as_loaded(model))
         except ValueError as error:  # ours, and without the value
             problem = str(error)
         raise PayloadError(f"{self.schema.model.__name__}: not saved: {problem}")

@@ -98,7 +98,20 @@ def _by_unicode_14(change: Callable[[str], str], text: str) -> str:
     if text.isascii():
         return change(text)
     parts = _foreign().split(text)
-    return "".join(part if number % 2 else change(part) for number, part in enumerate(parts))
+    return "".join(part if number % 2 else change(_few_marks(part)) for number, part in enumerate(parts))
+
+
+#: CPython's NFC takes a time that grows with the square of such a run. No script has words with more than a few.
+_MOST_MARKS: Final = 256
+
+
+def _few_marks(text: str) -> str:
+    run = 0
+    for each in text if len(text) > _MOST_MARKS else "":
+        run = run + 1 if unicodedata.combining(each) else 0
+        if run > _MOST_MARKS:
+            raise ValueError(f"a text with more than {_MOST_MARKS} combining marks in a row")
+    return text
 
 
 def _nfc(text: str) -> str:

@@ -107,6 +107,8 @@ def from_stored(schema: Schema[Any], name: str, stored: Any) -> Any:
     """
     node = place(schema, name).node
     stored = int(stored) if isinstance(stored, Int64) else stored
+    if node is not None and (member := _member(node, stored)) is not None:
+        return member
     while node is not None:
         try:
             number = timedelta(milliseconds=stored) if type(stored) is int and timedelta in node.types else stored
@@ -117,6 +119,15 @@ def from_stored(schema: Schema[Any], name: str, stored: Any) -> Any:
             pass
         node = node.item
     return stored
+
+
+def _member(node: Node, stored: Any) -> Any:
+    """The member of an enumeration that is stored by its name, because its values are of several types."""
+    for cls in (each for each in (node.item or node).types if issubclass(each, Enum)):
+        member = cls.__members__.get(stored) if type(stored) is str else None
+        if member is not None and (node.item or node).projected(member) == stored:
+            return member
+    return None
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -264,7 +275,7 @@ def _brought(node: Node, value: Any) -> Any:
     """The value as one of the node's types, or `_NOT`: also where two of them could be meant."""
     if isinstance(value, Int64):  # what pymongo reads a larger int as, and, by default, a UUID
         value = int(value)
-    elif isinstance(value, Binary) and value.subtype == UUID_SUBTYPE and not _fits(node, value):
+    elif isinstance(value, Binary) and value.subtype == UUID_SUBTYPE and len(value) == 16 and not _fits(node, value):
         value = value.as_uuid()
     if _fits(node, value):
         return value
@@ -320,6 +331,7 @@ _CONVERSIONS: Final[tuple[tuple[type | tuple[type, ...], tuple[type, ...], _Make
     (ByteSize, (int,), lambda cls, number: cls(number)),
     ((bytes, bytearray), (bytes, bytearray), lambda cls, data: cls(data)),
     ((bytes, bytearray), (Binary,), lambda cls, data: cls(data) if data.subtype == 0 else _NOT),
+    (Fraction, (str,), lambda cls, text: _NOT if "e" in text.lower() else cls(text)),  # 1e99999999 would take all memory
     ((UUID, ObjectId, SecretStr, *TEXTUAL), (str,), lambda cls, text: cls(text)),
     (SecretBytes, (bytes,), lambda cls, data: cls(data)),
 )

@@ -59,11 +59,33 @@ def compile_search(schema: Schema[Any], given: Mapping[str, Any] | None, indexer
     """
     if indexer and given is not None and (compiled := Blind.at_once(schema, indexer, given)) is not None:
         return compiled
+    if _is_deep(given):
+        raise QueryError(_DEEP)
     try:
         return Compiled.of(Clear({}) if given is None else _search(schema, given, indexer, Pins(schema)))
     except RecursionError:
         pass
-    raise QueryError("a filter that is nested too deeply, or inside itself")
+    raise QueryError(_DEEP)
+
+
+_DEEP: Final = "a filter that is nested too deeply, or inside itself"
+#: MongoDB takes about twice as many levels, after we have added ours.
+_LEVELS: Final = 80
+
+
+def _is_deep(given: object) -> bool:
+    """Whether there are more dicts and lists inside one another than MongoDB takes."""
+    level: list[object] = [given]
+    for _ in range(_LEVELS):
+        level = [
+            inner
+            for each in level
+            for inner in (each.values() if isinstance(each, Mapping) else each if isinstance(each, list | tuple) else ())
+            if isinstance(inner, Mapping | list | tuple)
+        ]
+        if not level:
+            return False
+    return True
 
 
 def _search(schema: Schema[Any], given: object, indexer: Indexer | None, pins: Pins) -> Part:

@@ -134,7 +134,8 @@ class Reading(Flows[Model]):
         compiled, found, options = self._question(where, sort, options)
         found.on_invalid = on_invalid
         if compiled.sift is not None:
-            found.skip, found.limit = checked_count(options.pop("skip")), abs(checked_count(options.pop("limit"), least=-_MOST))
+            found.skip = checked_count(options.pop("skip", 0))
+            found.limit = abs(checked_count(options.pop("limit", 0), least=-_MOST))
         found.cursor = self.collection.find(compiled.server, session=session, **options)
         return found
 
@@ -252,16 +253,19 @@ class Reading(Flows[Model]):
 
     async def aggregate(self, pipeline: Sequence[Mapping[str, Any]], *, session: Any, **options: Any) -> Found:
         """The driver's cursor over what comes out of a pipeline: sealed documents to be opened, or dicts of metadata."""
-        compiled = compile_pipeline(self.schema, pipeline, self._matched)
-        options["collation"] = options["collation"] or BYTE_BY_BYTE
+        compiled = compile_pipeline(self.schema, pipeline, lambda where: self._matched(where, options["collation"]))
+        collation = options["collation"]
+        options["collation"] = collation or BYTE_BY_BYTE
         options = {name: value for name, value in options.items() if value is not None}
         collection = self.collection if compiled.whole else self.collection.with_options(codec_options=envelope.CODEC_OPTIONS)
         cursor = await settle(collection.aggregate(compiled.stages, session=session, **options))
-        return Found(cursor, None, "raise", plain=not compiled.whole, pipeline=True)
+        matches = [each["$match"] for each in compiled.stages if "$match" in each]
+        asked = Asked({"$and": matches}) if compiled.whole and matches and collation is None else None
+        return Found(cursor, asked, "raise", plain=not compiled.whole, pipeline=True)
 
-    def _matched(self, where: Mapping[str, Any]) -> dict[str, Any]:
+    def _matched(self, where: Mapping[str, Any], collation: Any) -> dict[str, Any]:
         """A ``$match`` on whole documents."""
-        compiled = self._compiled(where, None)
+        compiled = self._compiled(where, collation)
         if compiled.sift is not None:
             raise QueryError(
                 "$match: this filter is answered exactly only after decryption, because it asks a Bucket or an index of less than "

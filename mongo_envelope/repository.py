@@ -400,7 +400,7 @@ class Repository(_Repository[Model]):
         collation: Collation | Mapping[str, Any] | None = None,
         session: ClientSession | None = None,
     ) -> int:
-        """How many documents match. Nothing is read, so this is the server's word."""
+        """How many documents match: the server's word, unless its answer has to be sifted (docs/querying.md)."""
         return drive(
             self._flows.count(filter, max_time_ms=max_time_ms, hint=hint, comment=comment, collation=collation, session=session)
         )
@@ -415,7 +415,7 @@ class Repository(_Repository[Model]):
         collation: Collation | Mapping[str, Any] | None = None,
         session: ClientSession | None = None,
     ) -> bool:
-        """Whether any document matches. The server's word, as `count`."""
+        """Whether any document matches. As `count`."""
         return drive(
             self._flows.exists(filter, max_time_ms=max_time_ms, hint=hint, comment=comment, collation=collation, session=session)
         )
@@ -430,7 +430,7 @@ class Repository(_Repository[Model]):
         collation: Collation | Mapping[str, Any] | None = None,
         session: ClientSession | None = None,
     ) -> list[Any]:
-        """The values of a queryable field, or of the elements of a list, each once. The server's word, as `count`.
+        """The values of a queryable field, or of the elements of a list, each once. As `count`.
 
         In the field's own type where the stored value says which; what BSON rounds (microseconds, zones) is rounded.
         """

@@ -18,9 +18,11 @@ import json
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from decimal import Decimal
-from typing import Annotated, Any, Final, Generic, TypeVar, get_args, get_origin
+from types import UnionType
+from typing import Annotated, Any, Final, Generic, TypeVar, Union, get_args, get_origin
+from uuid import UUID
 
 import bson
 import pydantic_core
@@ -105,6 +107,9 @@ class Schema(Generic[Model]):
         self.sensitive = frozenset(sensitive)
         self.blind = blind  #: the blind indexes
         self.blind_names = tuple(sorted(each.name for each in blind))
+        indexed = {part.field for each in blind for part in each.parts} & self.sensitive
+        #: indexed fields of which validation may change what was assigned
+        self._changed_on_load = tuple(sorted(name for name in indexed if not _is_bare(model, name)))
         self.searched_at_once = self._searched_at_once()
         self._plan = plan
         self._may_have_moved = self.sensitive - envelope.RESERVED
@@ -136,15 +141,20 @@ class Schema(Generic[Model]):
         nodes = {name: places.fields[name] for name in model.model_fields}
         return cls(model, plan, stored, sensitive, definitions(model, wanted, nodes, clear))
 
+    def as_loaded(self, model: Model) -> Mapping[str, Any]:
+        """The values of the fields, those with a blind index as their validators will make them when the model is loaded."""
+        if not self._changed_on_load:
+            return model.__dict__
+        values = model.__dict__
+        return {**values, **{name: self.validated(name, values[name]) for name in self._changed_on_load}}
+
     def _searched_at_once(self) -> dict[str, tuple[Definition, bool]]:
         """The text fields whose first index answers exactly and needs the value alone, and whether that is to be validated."""
         found: dict[str, tuple[Definition, bool]] = {}
         for name in {each.owner.field for each in self.blind}:
             first = next((each for each in self.blind if each.owner.field == name and not each.ranges), None)
-            info = self.model.model_fields[name]
             if first is not None and first.exact and len(first.parts) == 1 and set(self.places[name].types) <= {str, type(None)}:
-                bare = info.annotation is str and all(map(_is_marker, info.metadata)) and not _is_validated(self.model, name)
-                found[name] = first, not bare
+                found[name] = first, not _is_bare(self.model, name)
         return found
 
     @property
@@ -464,6 +474,17 @@ def _markers_of_fields(model: type[BaseModel]) -> dict[str, Marker]:
         if found is not None:
             markers[name] = found
     return markers
+
+
+#: Types whose values are what they are after validation.
+_BARE: Final = (str, int, bool, bytes, UUID, date, datetime, Decimal, type(None))
+
+
+def _is_bare(model: type[BaseModel], name: str) -> bool:
+    """Whether validation changes nothing of what is assigned to a field, if it has the right type."""
+    info = model.model_fields[name]
+    kinds = get_args(info.annotation) if get_origin(info.annotation) in (Union, UnionType, list) else (info.annotation,)
+    return all(each in _BARE for each in kinds) and all(map(_is_marker, info.metadata)) and not _is_validated(model, name)
 
 
 def _is_validated(model: type[BaseModel], name: str) -> bool:

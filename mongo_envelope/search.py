@@ -396,6 +396,9 @@ class Blind:
     def _encoded(self, definition: Definition, values: Iterable[Any]) -> frozenset[bytes]:
         """The encodings that are looked for: of each value, with each combination of what the fields around it may be."""
         around = [self._pins.values(part.field) or [] for part in definition.parts[:-1]]
+        values = list(values)
+        if math.prod(map(len, [*around, values])) > 4 * _MANY:
+            raise QueryError(f"{self._name}: more than {_MANY} values in one condition. Ask for fewer at a time")
         found: set[bytes] = set()
         own = () if self._place.node is None else self._place.node.types
         for combination in itertools.product(*around, [alike for value in values for alike in _alike(own, value)]):

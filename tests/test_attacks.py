@@ -31,6 +31,7 @@ from pymongo.collation import Collation
 from pymongo.database import Database
 
 from mongo_envelope import (
+    BlindIndex,
     DataKey,
     DocumentNotFoundError,
     IntegrityError,
@@ -680,3 +681,30 @@ async def test_not_detected_a_count_that_is_a_lie(driver: Driver, database: Db) 
     assert await customers.exists({"tenant": "forged"})
     assert sorted(await customers.distinct("tenant")) == ["acme", "forged"]
     await check_reads(customers, OTHER, FRAME)
+
+
+class Member(BaseModel):
+    id: int
+    email: Annotated[str, Sensitive(index=BlindIndex())]
+
+
+@pytest.mark.parametrize("attack", ["an edited value", "no value", "no idx", "another's idx", "another's value", "another kid"])
+async def test_index_values_are_authenticated(driver: Driver, database: Db, attack: str) -> None:
+    """Whatever is done to idx, the document is refused when it is read; what is found by another's value is not given out."""
+    members = driver.repository(Member)
+    await members.save_many([Member(id=1, email="ada"), Member(id=2, email="bob")])
+    other = database.customers.find_one({"_id": 2})["idx"]  # type: ignore[index]  # it is there
+    change = {
+        "an edited value": {"$set": {"idx.email": bytes(16)}},
+        "no value": {"$unset": {"idx.email": ""}},
+        "no idx": {"$unset": {"idx": ""}},
+        "another's idx": {"$set": {"idx": other}},
+        "another's value": {"$set": {"idx.email": other["email"]}},
+        "another kid": {"$set": {"idx.kid": "other"}},
+    }[attack]
+    database.customers.update_one({"_id": 1}, change)
+    with pytest.raises(IntegrityError):
+        await members.load(1)
+    for where in ({"email": "ada"}, {"email": "bob"}):
+        found = members.find(where, on_invalid="skip")
+        assert [each.email for each in await found.to_list()] in ([], [where["email"]])

@@ -211,6 +211,27 @@ def test_email_meets_in_any_case() -> None:
     assert email(" \n") == ""
 
 
+@pytest.mark.parametrize("name", ["exact", "casefold", "email"])
+def test_no_run_of_marks_makes_anybody_wait(name: str) -> None:
+    """NFC sorts such a run in a time that grows with its square. No script has words with hundreds: they are refused, unquoted."""
+    apply, marks = normalizer(name, None).apply, "\u0301\u0323" * 128
+    assert apply("a" + marks) == nfc("a" + marks)
+    assert apply(("a" + marks) * 20) == nfc(("a" + marks) * 20)
+    begun = time.perf_counter()
+    for text in ("a" + marks + "\u0301", f"{CANARY}\u0301" + "\u0301\u0323" * 200_000, marks * 2 + CANARY):
+        with pytest.raises(ValueError, match="combining marks in a row") as caught:
+            apply(text)
+        assert_silent(caught.value, CANARY, "\u0301")
+    assert time.perf_counter() - begun < 2
+
+
+@pytest.mark.parametrize("mark", ["\U0001e4ec", "\U00010efd", "\u1ae0"])
+def test_marks_that_unicode_14_does_not_know_are_not_counted(mark: str) -> None:
+    """Every Python leaves them alone, and refuses none of them: also one that knows that they are marks."""
+    assert exact("e" + mark * 1000 + "\u0301") == "e" + mark * 1000 + "\u0301"
+    assert casefold("E" + mark * 1000) == "e" + mark * 1000
+
+
 # --- phone ----------------------------------------------------------------------------------------------------------
 
 
@@ -658,3 +679,12 @@ def test_a_name_says_what_it_takes(name: str, takes: Any) -> None:
     norm = normalizer(name, None)
     assert (norm.id, norm.takes) == (name, takes)
     assert set(NAMES) == {"exact", "casefold", "digits", "email", "phone", "phone:<region>", "date"}
+
+
+@pytest.mark.parametrize("name", ["exact", "casefold", "email"])
+def test_a_run_of_combining_marks_is_refused(name: str) -> None:
+    """More than 256 of them: Unicode's composition takes a time that grows with the square of the run."""
+    norm = normalizer(name, None)
+    norm.apply("e" + "\u0301" * 256 + "x")
+    with pytest.raises(ValueError, match="more than 256 combining marks in a row"):
+        norm.apply("e" + "\u0301" * 100_000)

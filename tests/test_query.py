@@ -935,3 +935,14 @@ def test_a_day_may_be_given_as_the_moment_at_which_it_begins() -> None:
     assert compile_filter(SCHEMA, {"day": midnight}) == compile_filter(SCHEMA, {"day": day})
     assert compile_filter(SCHEMA, {"day": midnight.replace(tzinfo=None)}) == compile_filter(SCHEMA, {"day": day})
     assert "this field is a date" in refused({"day": midnight + timedelta(hours=1)})
+
+
+def test_a_nested_filter_costs_its_size() -> None:
+    """Forty levels of $and are compiled once each, and a hundred are refused."""
+    given: Any = {"tenant": "acme"}
+    for _ in range(30):
+        given = {"$and": [given, {"$or": [{"tenant": "acme"}]}]}
+    assert "$and" in compile_filter(SCHEMA, given)
+    for _ in range(100):
+        given = {"$nor": [given]}
+    assert "nested too deeply" in refused(given)

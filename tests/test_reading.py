@@ -11,6 +11,7 @@ from enum import Enum
 from typing import Annotated, Any
 from uuid import UUID
 
+import bson
 import pytest
 from conftest import Driver, Either, Proxy
 from pydantic import BaseModel, computed_field
@@ -34,6 +35,7 @@ from mongo_envelope import (
     embedded,
     primitives,
 )
+from mongo_envelope.bridge import drive
 
 Db = Database[dict[str, Any]]
 
@@ -478,3 +480,19 @@ async def test_what_does_not_open_is_not_sifted_away(driver: Driver, database: D
         told: list[Any] = []
         assert len(await people.find(where, on_invalid=told.append).to_list()) == 6
         assert len(told) == 1
+
+
+class Asked(BaseModel):
+    id: int
+    tenant: Annotated[str, Queryable()]
+
+
+async def test_what_comes_out_of_a_pipeline_is_asked_for(driver: Driver, database: Db) -> None:
+    """A whole document that does not match the pipeline's own $match is not an answer, however genuine it is."""
+    people = driver.repository(Asked)
+    await people.save_many([Asked(id=1, tenant="acme"), Asked(id=2, tenant="globex")])
+    asked = people.inner._flows.aggregate([{"$match": {"tenant": "acme"}}, {"$limit": 1}], collation=None, session=None)
+    found = await asked if driver.is_async else drive(asked)
+    one, two = (bson.encode(each) for each in database.customers.find().sort("_id"))
+    assert found.asked.is_answered_by(one)
+    assert not found.asked.is_answered_by(two)

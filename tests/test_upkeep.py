@@ -671,3 +671,14 @@ async def test_examples_are_a_few(driver: Driver, database: Db) -> None:
     database.customers.insert_many([{"_id": n} for n in range(9)], bypass_document_validation=True)
     [finding] = await people.doctor()
     assert (finding.kind, finding.count, len(finding.examples)) == ("plaintext", 9, 5)
+
+
+async def test_a_process_with_an_older_ring_does_not_reindex(driver: Driver, database: Db) -> None:
+    """It would take away the values that the others search by. Whoever has lost the key says every=True."""
+    await driver.repository(Person, keys=LAST).save_many(several())
+    stale = driver.repository(Person, keys=OLD)
+    with pytest.raises(ConfigurationError, match="5 documents with index values under keys that are not in this ring"):
+        await stale.reindex()
+    assert kids(database) == ["new"] * 5
+    assert await stale.reindex(every=True) == 5
+    assert kids(database) == ["old"] * 5

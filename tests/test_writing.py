@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import pytest
 from conftest import Driver
-from pydantic import BaseModel
+from pydantic import AfterValidator, BaseModel
 from pymongo.database import Database
 
 from mongo_envelope import (
@@ -226,3 +226,22 @@ async def test_delete_many_in_a_transaction(driver: Driver) -> None:
         await people.save(Person(id=9, age=9), session=session)
         assert await people.delete_many({"age": {"$gte": 1, "$lte": 9}}, session=session) == 3
     assert await people.count() == 3
+
+
+class Lowered(BaseModel):
+    id: int
+    mail: Annotated[str, AfterValidator(str.lower), Sensitive(index=BlindIndex(unique=True))]
+
+
+async def test_what_is_indexed_is_what_will_be_loaded(driver: Driver) -> None:
+    """A value that was assigned past its validator is found by what the validator makes of it, and held unique by that."""
+    people = driver.repository(Lowered)
+    await people.setup()
+    ada = Lowered(id=1, mail="ada")
+    ada.mail = "ADA"
+    await people.save(ada)
+    found = await people.find_one({"mail": "Ada"})
+    assert (found.id, found.mail) == (1, "ada")
+    assert await people.verify() == 1
+    with pytest.raises(DuplicateValueError, match="the same mail"):
+        await people.save(Lowered(id=2, mail="ada"))
