@@ -30,6 +30,7 @@ import typing_extensions
 from bson import Int64, ObjectId
 from pydantic import AliasChoices, BaseModel, RootModel
 from pydantic.fields import ComputedFieldInfo, FieldInfo
+from pydantic.types import EncodedBytes, EncodedStr
 
 from . import envelope
 from .blind import BlindIndex, Bucket, Definition, several
@@ -250,6 +251,8 @@ class Schema(Generic[Model]):
         The value itself if it is refused: a constraint may be younger than the documents that are searched. ``element``: of a field
         that is a list.
         """
+        if _is_bare(self.model, name):
+            return value
         try:
             if element:
                 kind = next(each for each in self.places[name].types if each is not type(None))
@@ -480,11 +483,23 @@ def _markers_of_fields(model: type[BaseModel]) -> dict[str, Marker]:
 _BARE: Final = (str, int, bool, bytes, UUID, date, datetime, Decimal, type(None))
 
 
+@functools.lru_cache(maxsize=1024)
 def _is_bare(model: type[BaseModel], name: str) -> bool:
-    """Whether validation changes nothing of what is assigned to a field, if it has the right type."""
+    """Whether loading changes nothing of what was assigned to a field, if it has the right type.
+
+    So it is with Base64Bytes and its like: they are decoded when they are assigned, and not again when they are loaded.
+    """
     info = model.model_fields[name]
+    if any(isinstance(each, EncodedBytes | EncodedStr) for each in (*info.metadata, *_all_metadata(info.annotation))):
+        return True
     kinds = get_args(info.annotation) if get_origin(info.annotation) in (Union, UnionType, list) else (info.annotation,)
     return all(each in _BARE for each in kinds) and all(map(_is_marker, info.metadata)) and not _is_validated(model, name)
+
+
+def _all_metadata(annotation: Any) -> Iterator[Any]:
+    yield from getattr(annotation, "__metadata__", ())
+    for each in get_args(annotation):
+        yield from _all_metadata(each)
 
 
 def _is_validated(model: type[BaseModel], name: str) -> bool:
