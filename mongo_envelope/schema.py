@@ -154,7 +154,9 @@ class Schema(Generic[Model]):
         found: dict[str, tuple[Definition, bool]] = {}
         for name in {each.owner.field for each in self.blind}:
             first = next((each for each in self.blind if each.owner.field == name and not each.ranges), None)
-            if first is not None and first.exact and len(first.parts) == 1 and set(self.places[name].types) <= {str, type(None)}:
+            node = self.places[name]
+            free = set(node.types) <= {str, type(None)} and node.deep is None  # a Literal has to be asked what it may be
+            if first is not None and first.exact and len(first.parts) == 1 and free:
                 found[name] = first, not _is_bare(self.model, name)
         return found
 

@@ -6,7 +6,7 @@ import dataclasses
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from enum import Enum
-from typing import Annotated, Any, Generic, Optional, TypeVar
+from typing import Annotated, Any, Generic, Literal, Optional, TypeVar
 from uuid import UUID, uuid4
 
 import bson
@@ -18,8 +18,11 @@ from bson.decimal128 import Decimal128
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, RootModel, SecretStr, computed_field
 from typing_extensions import TypeAliasType, TypedDict
 
+from mongo_envelope import BlindIndex, KeyRing
+from mongo_envelope.blind import Indexer
 from mongo_envelope.envelope import CODEC_OPTIONS
-from mongo_envelope.errors import PayloadError, SchemaError
+from mongo_envelope.errors import PayloadError, QueryError, SchemaError
+from mongo_envelope.query import compile_search
 from mongo_envelope.schema import Queryable, Schema, Sensitive
 
 T = TypeVar("T")
@@ -471,3 +474,20 @@ def test_the_decoded_form_of_a_stored_uuid_does_not_matter() -> None:
     undecoded = bson.decode(bson.encode(metadata, codec_options=CODEC_OPTIONS), plain)
     with pytest.raises(PayloadError, match="id"):
         Schema.of(Customer).join(undecoded, payload)
+
+
+def test_what_is_searched_at_once() -> None:
+    """Plain text, whose first index needs nothing else; not a Literal, for which other text is refused, and no short values."""
+
+    class Model(BaseModel):
+        id: int
+        text: Annotated[str, Sensitive(index=BlindIndex())]
+        maybe: Annotated[str | None, Sensitive(index=BlindIndex())] = None
+        short: Annotated[str, Sensitive(index=BlindIndex(bits=64))] = ""
+        one_of: Annotated[Literal["a", "b"], Sensitive(index=BlindIndex(few_values=True))] = "a"
+        number: Annotated[int, Sensitive(index=BlindIndex())] = 0
+
+    assert {"text"} <= set(Schema.of(Model).searched_at_once) <= {"text", "maybe"}
+    indexer = Indexer(Schema.of(Model).blind, KeyRing.generate(), "c")
+    with pytest.raises(QueryError, match="one_of"):
+        compile_search(Schema.of(Model), {"one_of": "z"}, indexer)
