@@ -6,7 +6,7 @@ the keys.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, Generic, TypeVar
 
 import bson
@@ -32,6 +32,7 @@ from .schema import Schema
 __all__ = ["DocumentCodec", "Metadata"]
 
 Model = TypeVar("Model", bound=BaseModel)
+T = TypeVar("T")
 Document = Mapping[str, Any] | RawBSONDocument | bytes
 
 #: Values as any client, however configured, can store them again: a UUID stays ``Binary`` of subtype 4.
@@ -164,11 +165,7 @@ class DocumentCodec(Generic[Model]):
 
     def metadata_bson(self, raw: bytes) -> tuple[Any, dict[str, Any]]:
         """The verified ``_id``, and what stands in the clear by field name and in the fields' types. Nothing is decrypted."""
-        try:
-            document = envelope.verify(raw, keys=self._keys, context=self.context)
-        except (EnvelopeError, KeyUnavailableError) as error:
-            error.about(document_id=envelope.identify(raw))
-            raise
+        document = self._checked(envelope.verify, raw)
         fields = {field.name: document[field.stored] for field in self.schema.stored if field.stored in document}
         return document["_id"], {name: from_stored(self.schema, name, value) for name, value in fields.items()}
 
@@ -217,9 +214,9 @@ class DocumentCodec(Generic[Model]):
             # Another process may write under a key that is published to this one later: what is under ours is checked.
             known = [kid for kid in kids if kid in self._keys.index_keys] or kids
             whole = len(known) == len(kids)
+            expected = self._expected(model, known)
             names = self.schema.blind_names
-            differing = [name for name in names if not self._agrees(name, model, stored, known, whole=whole)]
-            if differing:
+            if differing := [name for name in names if not _agree(expected.get(name), stored.get(name), whole=whole)]:
                 raise IntegrityError(
                     f"the values of the blind index {' and '.join(differing)} do not agree with the decrypted field: "
                     "reindex(every=True) writes them anew"
@@ -227,15 +224,11 @@ class DocumentCodec(Generic[Model]):
         if differing := self.schema.disagreeing(document, model):
             raise IntegrityError(f"{differing[0]}: what stands in the clear does not agree with the exact value in the payload")
 
-    def _agrees(self, name: str, model: Model, stored: Mapping[str, Any], kids: Sequence[str], *, whole: bool) -> bool:
-        """Whether the stored values of one index are those of the model; if not ``whole``, there are others, under other keys."""
+    def _expected(self, model: Model, kids: Sequence[str]) -> dict[str, Any]:
         try:
-            expected = self.indexer.of(model.__dict__, kids).get(name)
+            return self.indexer.of(model.__dict__, kids)
         except ValueError:  # what the normaliser took when it was saved, it refuses now
-            expected = None
-        if whole:
-            return bool(expected == stored.get(name))
-        return {*_listed(expected)} <= {*_listed(stored.get(name))}
+            return {}
 
     def _open_plainly(self, raw: bytes) -> tuple[Any, bytes, Model]:
         document, model, _ = self._joined(raw)
@@ -251,11 +244,20 @@ class DocumentCodec(Generic[Model]):
             raise
 
     def _opened(self, raw: bytes) -> envelope.Opened:
+        return self._checked(envelope.open, raw)
+
+    def _checked(self, opening: Callable[..., T], raw: bytes) -> T:
+        """Verified by one of the two ways of `envelope`; an error names the document."""
         try:
-            return envelope.open(raw, keys=self._keys, context=self.context)
+            return opening(raw, keys=self._keys, context=self.context)
         except (EnvelopeError, KeyUnavailableError) as error:
             error.about(document_id=envelope.identify(raw))
             raise
+
+
+def _agree(expected: Any, stored: Any, *, whole: bool) -> bool:
+    """Whether the stored values of one index are those of the model; if not ``whole``, there are others, under other keys."""
+    return bool(expected == stored) if whole else {*_listed(expected)} <= {*_listed(stored)}
 
 
 def _listed(value: Any) -> list[bytes]:

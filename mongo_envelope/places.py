@@ -147,7 +147,7 @@ def _top(schema: Schema[Any], name: str) -> Place:
     if field is not None:
         return Place(name, field.stored, field.node, identity=field is schema.identity)
     model = schema.model.__name__
-    if any(name in (each.owner.field, each.name) for each in schema.blind):
+    if schema.blind_on(name):
         raise QueryError(
             f"{model}.{name} is sensitive: its blind index serves filters of find, count, exists, distinct and delete_many; "
             "MongoDB cannot sort by it or compute with it"

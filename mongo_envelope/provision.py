@@ -13,7 +13,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -34,7 +34,17 @@ from .places import place
 from .query import compile_sort
 from .schema import Schema
 
-__all__ = ["BYTE_BY_BYTE", "RESERVED_CONTEXTS", "Index", "missing_indexes", "options_of", "set_up", "unfit", "wanted_indexes"]
+__all__ = [
+    "BYTE_BY_BYTE",
+    "RESERVED_CONTEXTS",
+    "Index",
+    "indexes_of",
+    "is_strict",
+    "options_of",
+    "set_up",
+    "unfit",
+    "wanted_indexes",
+]
 
 #: Contexts that no repository of a user has.
 RESERVED_CONTEXTS: Final = "mongo_envelope/"
@@ -67,6 +77,10 @@ class Index:
         """Any binary: not the empty array that says that there is no value, under which all of these would be alike."""
         return {self.keys[0][0]: {"$gte": b""}}
 
+    def is_served_by_one_of(self, there: Iterable[Mapping[str, Any]]) -> bool:
+        """Whether one of the indexes that are there does what this one would do."""
+        return any(map(self.is_served_by, there))
+
     def is_served_by(self, index: Mapping[str, Any]) -> bool:
         """Whether an index that is there, made by hand perhaps, does what this one would do."""
         keys, odd = list(index["key"]), {"partialFilterExpression", "sparse", "collation"}
@@ -88,7 +102,7 @@ def wanted_indexes(schema: Schema[Any], more: Sequence[Any] = ()) -> list[Index]
     index on two arrays, which index values are while an index key is replaced. Raise `ConfigurationError`.
     """
     wanted = [Index(((name, ASCENDING),)) for name in schema.indexes]
-    wanted += [Index(((f"idx.{each.name}", ASCENDING),), each.unique) for each in schema.blind]
+    wanted += [Index(((each.stored, ASCENDING),), each.unique) for each in schema.blind]
     if isinstance(more, str | Mapping) or not isinstance(more, Sequence):
         raise ConfigurationError('indexes= takes several indexes: indexes=[["tenant", "created_at"]]')
     for each in more:
@@ -109,7 +123,7 @@ def _keys(schema: Schema[Any], given: Any) -> Iterator[tuple[str, int]]:
     arrays = []
     for pair in [given] if isinstance(given, str) else given.items() if isinstance(given, Mapping) else given:
         name, direction = pair if isinstance(pair, list | tuple) and len(pair) == 2 else (pair, ASCENDING)
-        found = [each for each in schema.blind if name in (each.owner.field, each.name)]
+        found = schema.blind_on(name)
         if type(direction) is not int or direction not in (1, -1):
             raise QueryError(f"{str(name)[:64]}: a direction is 1 or -1")
         if found:
@@ -119,7 +133,7 @@ def _keys(schema: Schema[Any], given: Any) -> Iterator[tuple[str, int]]:
         where = None if found else place(schema, name)
         if found or (where is not None and (where.node is None or where.node.item is not None)):
             arrays.append(str(name))
-    if len(arrays) > 1 and any(name in (each.owner.field, each.name) for each in schema.blind for name in arrays):
+    if len(arrays) > 1 and any(map(schema.blind_on, arrays)):
         raise QueryError(
             f"{' and '.join(arrays)} in one index: index values are arrays while an index key is replaced, and MongoDB keeps no "
             "index on two arrays. BlindIndex(within=…) makes one value of several fields"
@@ -155,8 +169,8 @@ async def set_up(
         made.append("guard")
         if not dry_run:
             await _put_up(collection, options, schema, session)
-    missing = [] if options is None and dry_run else await missing_indexes(collection, wanted, session)
-    missing = wanted if options is None and dry_run else missing
+    there = [] if options is None and dry_run else await indexes_of(collection, session)
+    missing = [each for each in wanted if not each.is_served_by_one_of(there)]
     if not dry_run and missing:
         await _make(collection, missing, schema, session)
     return [each.name for each in missing] + made
@@ -209,13 +223,18 @@ def _is_guarded(name: str, options: Mapping[str, Any] | None, schema: Schema[Any
     options = options or {}
     existing = options.get("validator")
     existing = existing if isinstance(existing, Mapping) else {}
-    strict = options.get("validationLevel", "strict") == "strict" and options.get("validationAction", "error") == "error"
+    strict = is_strict(options)
     if not strict and guard.without(existing) is not None:
         raise ConfigurationError(
             f"{name} has a validator of yours that does not refuse all (its validationLevel is not strict, or its validationAction "
             "not error). With the guard it would: set them with collMod, or setup(guard=False)"
         )
     return strict and guard.installed(existing, guard.validator(schema))
+
+
+def is_strict(options: Mapping[str, Any]) -> bool:
+    """Whether the validator of a collection refuses all that does not fit."""
+    return (options.get("validationLevel", "strict"), options.get("validationAction", "error")) == ("strict", "error")
 
 
 async def _put_up(collection: Any, options: Mapping[str, Any] | None, schema: Schema[Any], session: Any) -> None:
@@ -243,8 +262,6 @@ async def _put_up(collection: Any, options: Mapping[str, Any] | None, schema: Sc
 
 #: NamespaceExists
 _EXISTS: Final = 48
-#: DocumentValidationFailure
-_REFUSED: Final = 121
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -379,10 +396,9 @@ async def _next(cursor: Any) -> RawBSONDocument | None:
 # Indexes.
 
 
-async def missing_indexes(collection: Any, wanted: Sequence[Index], session: Any) -> list[Index]:
-    """Those that no index of the collection does the work of."""
-    there = (await settle(collection.index_information(session=session))).values()
-    return [each for each in wanted if not any(each.is_served_by(index) for index in there)]
+async def indexes_of(collection: Any, session: Any) -> list[dict[str, Any]]:
+    """The indexes of the collection, as MongoDB describes them."""
+    return list((await settle(collection.index_information(session=session))).values())
 
 
 async def _make(collection: Any, missing: Sequence[Index], schema: Schema[Any], session: Any) -> None:

@@ -57,7 +57,7 @@ def compile_search(schema: Schema[Any], given: Mapping[str, Any] | None, indexer
 
     ``indexer``: computes the values of blind indexes; without one, sensitive fields are refused.
     """
-    if indexer and given is not None and (compiled := Blind.at_once(schema, indexer, given)) is not None:
+    if indexer and (compiled := Blind.at_once(schema, indexer, given)) is not None:
         return compiled
     if _is_deep(given):
         raise QueryError(_DEEP)

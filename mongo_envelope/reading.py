@@ -119,7 +119,7 @@ class Reading(Flows[Model]):
 
     def _at_once(self, where: Filter) -> Compiled | None:
         """What is asked most: one value of one blind index, and nothing else."""
-        return Blind.at_once(self.schema, self.codec.indexer, where) if type(where) is dict else None
+        return Blind.at_once(self.schema, self.codec.indexer, where)
 
     async def _first(self, found: Found) -> Any:
         try:
@@ -253,10 +253,8 @@ class Reading(Flows[Model]):
 
     async def aggregate(self, pipeline: Sequence[Mapping[str, Any]], *, session: Any, **options: Any) -> Found:
         """The driver's cursor over what comes out of a pipeline: sealed documents to be opened, or dicts of metadata."""
-        compiled = compile_pipeline(self.schema, pipeline, lambda where: self._matched(where, options["collation"]))
-        collation = options["collation"]
-        options["collation"] = collation or BYTE_BY_BYTE
-        options = {name: value for name, value in options.items() if value is not None}
+        collation, options = options["collation"], self._options(options)
+        compiled = compile_pipeline(self.schema, pipeline, lambda where: self._matched(where, collation))
         collection = self.collection if compiled.whole else self.collection.with_options(codec_options=envelope.CODEC_OPTIONS)
         cursor = await settle(collection.aggregate(compiled.stages, session=session, **options))
         matches = [each["$match"] for each in compiled.stages if "$match" in each]

@@ -165,6 +165,10 @@ class Schema(Generic[Model]):
         """The stored names that are marked ``Queryable(index=True)``."""
         return [field.stored for field in self.stored if field.index]
 
+    def blind_on(self, name: object) -> list[Definition]:
+        """The blind indexes that a name may mean: those of a field, or the one of this name."""
+        return [each for each in self.blind if name in (each.owner.field, each.name)]
+
     def field(self, name: str) -> StoredField | None:
         """The field in the clear of this name, in Python or in MongoDB."""
         return self._by_name.get(name)

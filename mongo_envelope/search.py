@@ -102,13 +102,17 @@ class _Several:
         self.parts = parts
         self.exact = all(part.exact for part in parts)
         self.server = self._server()  # once: each part asks those beneath it
-        self.needs = {name: condition for part in parts for name, condition in part.needs.items()}
+        self.needs = _needs(parts)
 
     def _server(self) -> dict[str, Any] | None:
         raise NotImplementedError
 
     def _truths(self) -> list[Sift]:
         return [part.truth() for part in self.parts]
+
+
+def _needs(parts: Sequence[Part]) -> dict[str, Any]:
+    return {name: condition for part in parts for name, condition in part.needs.items()}
 
 
 class AllOf(_Several):
@@ -169,8 +173,7 @@ class NoneOf(_Several):
     def _server(self) -> dict[str, Any] | None:
         """Those that it tells exactly; of documents that have the index values. The others would not be found by what is asked."""
         told = [part for part in self.parts if part.exact]
-        needs = {name: condition for part in told for name, condition in part.needs.items()}
-        return {"$nor": [part.server for part in told], **needs} if told else None
+        return {"$nor": [part.server for part in told], **_needs(told)} if told else None
 
     def truth(self) -> Sift:
         """No part is true."""
@@ -262,7 +265,7 @@ class Blind:
         return cls(schema, indexer, pins, name, found) if found else None
 
     @classmethod
-    def at_once(cls, schema: Schema[Any], indexer: Indexer, given: Mapping[str, Any]) -> Compiled | None:
+    def at_once(cls, schema: Schema[Any], indexer: Indexer, given: object) -> Compiled | None:
         """The short way for what is asked most: one text in one field. None for all else, and for what is to be refused."""
         if type(given) is not dict or len(given) != 1:
             return None

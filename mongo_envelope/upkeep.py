@@ -22,7 +22,7 @@ from .bridge import settle
 from .errors import ConfigurationError, EnvelopeError, RepositoryError, UnknownKeyError
 from .flows import END, Filter, as_document, next_of, raw_of
 from .keys import IndexKey, KeyRing
-from .provision import BYTE_BY_BYTE, missing_indexes, options_of, unfit, wanted_indexes
+from .provision import BYTE_BY_BYTE, indexes_of, is_strict, options_of, unfit, wanted_indexes
 from .reading import OnInvalid, check_on_invalid, decoded
 from .writing import Writing
 
@@ -91,10 +91,13 @@ class Upkeep(Writing[Model]):
     def _stale(self) -> dict[str, Any]:
         """The documents whose index values are not under exactly the written keys."""
         wanted = list(self._keys.written_index_keys)
-        lacking: list[dict[str, Any]] = [{each.stored: {"$exists": False}} for each in self.schema.blind]
         if len(wanted) > 1:
-            return {"$or": [{"idx.kid": {"$ne": wanted}}, *lacking]}
-        return {"$or": [{"idx.kid": {"$ne": wanted[0]}}, {"idx.kid": {"$type": "array"}}, *lacking]}
+            return {"$or": [{"idx.kid": {"$ne": wanted}}, *self._lacking()]}
+        return {"$or": [{"idx.kid": {"$ne": wanted[0]}}, {"idx.kid": {"$type": "array"}}, *self._lacking()]}
+
+    def _lacking(self) -> list[dict[str, Any]]:
+        """For each blind index, the documents that were sealed when there was none."""
+        return [{each.stored: {"$exists": False}} for each in self.schema.blind]
 
     def _under_other_keys(self) -> dict[str, Any]:
         """The documents with index values under a key that is not in the ring."""
@@ -160,8 +163,8 @@ class Upkeep(Writing[Model]):
 
     async def search_by(self, kid: str | IndexKey, *, session: Any) -> KeyRing:
         """A ring that searches by another index key; refused while a document has no values under it."""
-        kid = kid.kid if isinstance(kid, IndexKey) else kid
         ring = self._keys.searching_by(kid)
+        kid = _id_of(kid)
         lacking = 0 if not self.codec.indexer else await self._number_of({"idx.kid": {"$ne": kid}}, session)
         if lacking:
             raise ConfigurationError(
@@ -171,8 +174,8 @@ class Upkeep(Writing[Model]):
 
     async def retire_index_key(self, kid: str | IndexKey, *, session: Any) -> KeyRing:
         """A ring without an index key; refused while a document has values under it."""
-        kid = kid.kid if isinstance(kid, IndexKey) else kid
         ring = self._keys.without_index_key(kid)
+        kid = _id_of(kid)
         left = await self._number_of({"idx.kid": kid}, session)
         if left:
             raise ConfigurationError(
@@ -214,23 +217,23 @@ class Upkeep(Writing[Model]):
         ours = guard.validator(self.schema)
         findings = []
         existing = options.get("validator") or {}
-        strict = (options.get("validationLevel", "strict"), options.get("validationAction", "error")) == ("strict", "error")
         if not guard.installed(existing, ours) and (guard.without(existing) or {}) == existing:
             findings.append(Finding("no guard", "other clients can write plaintext: setup() puts the guard up"))
         elif not guard.installed(existing, ours):
             text = "of another version of the model: setup() of the newest version puts the right one up"
             findings.append(Finding("another guard", text))
-        elif not strict:
+        elif not is_strict(options):
             findings.append(Finding("no guard", "it is there, and does not refuse all that it should: setup()"))
-        missing = await missing_indexes(self._primary, wanted_indexes(self.schema, indexes), session)
-        there = [list(index["key"]) for index in (await settle(self._primary.index_information(session=session))).values()]
-        for each in missing:
-            stands = list(each.keys) in there
+        there = await indexes_of(self._primary, session)
+        for each in wanted_indexes(self.schema, indexes):
+            if each.is_served_by_one_of(there):
+                continue
+            stands = list(each.keys) in [list(index["key"]) for index in there]
             way_out = (
                 "one that does other than is wanted stands in its way; drop it, then setup()" if stands else "setup() makes it"
             )
             findings.append(Finding("missing index", f"{each.name}: {way_out}"))
-        findings += await self._parallel_indexes(session)
+        findings += self._parallel_indexes(there)
         for kind, where, text in self._complaints(ours):
             if count := await self._number_of(where, session):
                 findings.append(Finding(kind, text, count, await self._examples(where, session)))
@@ -248,8 +251,7 @@ class Upkeep(Writing[Model]):
         ]
         if self.codec.indexer:
             retired = {**known, **self._under_other_keys()}
-            lacking = [{each.stored: {"$exists": False}} for each in self.schema.blind]
-            unsearchable = {**known, "$or": [{"idx.kid": {"$ne": self._keys.search_key}}, *lacking]}
+            unsearchable = {**known, "$or": [{"idx.kid": {"$ne": self._keys.search_key}}, *self._lacking()]}
             stale = {**known, "$nor": [self._under_other_keys(), *unsearchable["$or"]], **self._stale()}
             complaints += [
                 ("retired index key", retired, _OTHER_RING),
@@ -265,8 +267,7 @@ class Upkeep(Writing[Model]):
             found.append(envelope.identify(raw_of(document)))
         return tuple(found)
 
-    async def _parallel_indexes(self, session: Any) -> list[Finding]:
-        there = (await settle(self._primary.index_information(session=session))).values()
+    def _parallel_indexes(self, there: Sequence[Mapping[str, Any]]) -> list[Finding]:
         lists = {field.stored for field in self.schema.stored if field.node.item is not None}
         several = [
             index
@@ -275,6 +276,10 @@ class Upkeep(Writing[Model]):
             and any(str(key[0]).startswith("idx.") for key in index["key"])
         ]
         return [Finding("parallel arrays", f"{len(several)} {_PARALLEL}")] if several else []
+
+
+def _id_of(key: str | IndexKey) -> str:
+    return key.kid if isinstance(key, IndexKey) else key
 
 
 _PARALLEL: Final = (
