@@ -52,7 +52,7 @@ class Plan(Generic[Model]):
         """One UTF-8 JSON object: every field that is not left out. Raise `Misfit` for a value that cannot be kept."""
         try:
             self.root.check(model)
-            json = self._serializer.to_json(model, warnings="none")
+            json = self._serializer.to_json(model, warnings=False)
             _check_depth(json)
         except Misfit as misfit:
             found = misfit
@@ -79,7 +79,7 @@ class Plan(Generic[Model]):
     def _holds(self, model: Model, name: str) -> bool:
         """Whether JSON can hold the value of one field."""
         try:
-            self._serializer.to_json(model, include={name}, warnings="none")
+            self._serializer.to_json(model, include={name}, warnings=False)
         except Exception:  # noqa: BLE001 - as in `dump`
             return False
         return True
