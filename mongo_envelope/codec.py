@@ -26,6 +26,7 @@ from .errors import (
 )
 from .fast import FastReader
 from .keys import KeyRing, check_context
+from .packing import FastWriter
 from .places import from_stored
 from .schema import Schema
 
@@ -100,6 +101,7 @@ class DocumentCodec(Generic[Model]):
         self._keys = keys
         self.indexer = Indexer(self.schema.blind, keys, self.context)
         self._fast = FastReader(self.schema, keys, self.context)
+        self._writer = FastWriter(self.schema, keys, self.context)
         self._validate_on_save = validate_on_save
         self._verify_on_load = verify_on_load
 
@@ -112,7 +114,17 @@ class DocumentCodec(Generic[Model]):
         return self.sealed(model)[1]
 
     def sealed(self, model: Model) -> tuple[Any, bytes]:
-        """The stored ``_id`` and the stored document, as BSON."""
+        """The stored ``_id`` and the stored document, as BSON. The short way where that will do: see `packing`."""
+        if self._validate_on_save:
+            return self._sealed_plainly(model)
+        at_once = self._writer.seal(model, self._idx if self.indexer else None, None)
+        if at_once is not None:
+            return at_once
+        sealed = self._sealed_plainly(model)
+        self._writer.learn(model)
+        return sealed
+
+    def _sealed_plainly(self, model: Model) -> tuple[Any, bytes]:
         metadata, payload = self.schema.split(model)
         if self._validate_on_save:
             self.schema.validate(metadata, payload)

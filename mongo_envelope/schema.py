@@ -117,9 +117,9 @@ class Schema(Generic[Model]):
         self._by_name = {field.name: field for field in self.stored} | {field.stored: field for field in self.stored}
         self._spliced = tuple(field for field in self.stored if field.spliced)
         self._projections = tuple((field.stored, field.name, field.node.project) for field in self.stored if not field.computed)
-        self._computed = tuple(field for field in self.stored if field.computed)
+        self.computed = tuple(field for field in self.stored if field.computed)  #: those of `stored` that are computed
         self._stored_names = frozenset(field.stored for field in self.stored)
-        self._extras = model.model_config.get("extra") == "allow"
+        self.extras = model.model_config.get("extra") == "allow"  #: whether instances may hold more than fields
         self._aliases = {alias: name for name, info in model.model_fields.items() for alias in _aliases(info)}
 
     @classmethod
@@ -191,9 +191,9 @@ class Schema(Generic[Model]):
             for stored, name, project in self._projections:
                 value = values[name]
                 metadata[stored] = value if project is None else project(value)
-            for field in self._computed:
+            for field in self.computed:
                 metadata[field.stored] = self._compute(model, field)
-            problem = self._refused_extra(model) if self._extras else None
+            problem = self._refused_extra(model) if self.extras else None
         except Misfit as misfit:
             problem = str(misfit)
         if problem is None and metadata["_id"] is None:
@@ -292,7 +292,7 @@ class Schema(Generic[Model]):
                     f"{where}: changes are whole fields by name; {{name: value}}. For a part of one, or for its old value, give a "
                     "function: update(id, lambda document: document.model_copy(update={…}))"
                 )
-            if name not in known and not self._extras:
+            if name not in known and not self.extras:
                 raise QueryError(unknown_field(self.model.__name__, name, known, f"Its fields: {', '.join(known)}"))
 
     def raw(self, document: Mapping[str, Any], payload: bytes) -> dict[str, Any]:

@@ -20,12 +20,13 @@ from pydantic_core import SchemaSerializer, SchemaValidator, ValidationError, co
 from mongo_envelope.errors import SchemaError
 
 from .changing import assigned
+from .depth import is_shallow
 from .node import Misfit, Node
 from .reading import CONFIG, LOAD, Codec
 from .rewrite import Rewriter
 from .wrappers import dumped_by_user
 
-__all__ = ["Misfit", "Node", "Plan", "Rewritten", "Unfit", "core_schema_of"]
+__all__ = ["Misfit", "Node", "Plan", "Rewritten", "Unfit", "check_depth", "core_schema_of"]
 
 Model = TypeVar("Model", bound=BaseModel)
 T = TypeVar("T")
@@ -47,13 +48,15 @@ class Plan(Generic[Model]):
     _codecs: Mapping[str, Codec]
     _serializer: SchemaSerializer
     _validator: SchemaValidator
+    shallow: bool  #: no value is nested so deeply that its JSON has to be looked at
 
     def dump(self, model: Model) -> bytes:
         """One UTF-8 JSON object: every field that is not left out. Raise `Misfit` for a value that cannot be kept."""
         try:
             self.root.check(model)
             json = self._serializer.to_json(model, warnings=False)
-            _check_depth(json)
+            if not self.shallow:
+                check_depth(json)
         except Misfit as misfit:
             found = misfit
         except RecursionError:
@@ -128,7 +131,7 @@ def _parsed(json: bytes) -> Any:
         return None
 
 
-def _check_depth(json: bytes) -> None:
+def check_depth(json: bytes) -> None:
     """Raise `Misfit` for JSON that the serializer wrote, and the parser, which goes less deep, would not read."""
     if json.count(b"[") + json.count(b"{") <= _DEEP:
         return
@@ -172,6 +175,7 @@ class Rewritten(Generic[Model]):
                 self._rewriter.codecs,
                 SchemaSerializer(root.schema, CONFIG, _use_prebuilt=False),
                 SchemaValidator(root.schema, CONFIG, _use_prebuilt=False),
+                is_shallow(root.schema),
             )
         except pydantic_core.SchemaError as error:
             problem = error

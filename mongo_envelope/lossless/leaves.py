@@ -17,13 +17,14 @@ from pydantic_core import CoreSchema, core_schema
 from mongo_envelope.errors import SchemaError
 
 from .classes import KeptClass
+from .depth import FLAT
 from .node import Kind, Misfit, Node, check_int
 from .reading import CONFIG, INSTEAD, JSON_KINDS, Raw, dumped, only
 
 if TYPE_CHECKING:
     from .rewrite import Rewriter
 
-__all__ = ["BYTE_SIZE", "SCALARS", "class_node", "enum_", "enum_values", "literal", "scalar"]
+__all__ = ["BYTE_SIZE", "SCALARS", "class_node", "enum_", "enum_values", "literal", "project_datetime", "scalar"]
 
 _DECIMAL128: Final = decimal.Context(prec=34, rounding=decimal.ROUND_HALF_EVEN, Emin=-6143, Emax=6144, clamp=1, traps=[])
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -32,7 +33,7 @@ _MILLISECOND: Final = timedelta(milliseconds=1)
 _MINUTE: Final = timedelta(minutes=1)
 
 
-def _project_datetime(value: datetime) -> DatetimeMS:
+def project_datetime(value: datetime) -> DatetimeMS:
     """BSON's date: milliseconds since the epoch, rounded down; naive times are taken as UTC. No overflow at either end."""
     epoch = _NAIVE_EPOCH if value.utcoffset() is None else _EPOCH
     if epoch is _NAIVE_EPOCH and value.tzinfo is not None:  # a zone that does not know its offset
@@ -46,7 +47,7 @@ def _project_decimal(value: decimal.Decimal) -> Decimal128:
 
 
 def _project_date(value: date) -> DatetimeMS:
-    return _project_datetime(datetime(value.year, value.month, value.day, tzinfo=UTC))
+    return project_datetime(datetime(value.year, value.month, value.day, tzinfo=UTC))
 
 
 def _ints_deep(values: Collection[int]) -> None:
@@ -88,7 +89,7 @@ SCALARS: Final[dict[str, Node]] = {
     "bytes": _scalar_row(bytes, "string"),
     "uuid": _scalar_row(UUID, "string"),
     "decimal": _scalar_row(decimal.Decimal, "string", project=_project_decimal, exact=True, rounds=True),
-    "datetime": _scalar_row(datetime, "string", project=_project_datetime, exact=True, rounds=True),
+    "datetime": _scalar_row(datetime, "string", project=project_datetime, exact=True, rounds=True),
     "date": _scalar_row(date, "string", project=_project_date, exact=True),
     "time": _scalar_row(time, "string", project=time.isoformat, exact=True),
     "timedelta": _scalar_row(timedelta, "string", project=lambda value: value // _MILLISECOND, exact=True, rounds=True),
@@ -133,6 +134,7 @@ def _with_odd_offsets(schema: CoreSchema, cls: type[datetime | time]) -> CoreSch
             [schema, core_schema.chain_schema([parsed, schema])],
             mode="left_to_right",
             serialization=core_schema.plain_serializer_function_ser_schema(dump),
+            metadata=FLAT,
         ),
     )
 
