@@ -5,10 +5,14 @@ Classes with ``__next__`` and ``__anext__``, not generators, so that one documen
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncIterator, Iterator
-from typing import Any, Generic, Self, TypeVar
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import Future, wait
+from time import perf_counter
+from typing import Any, Final, Generic, Self, TypeVar
 
 from pymongo.errors import InvalidOperation
 
@@ -16,7 +20,7 @@ from .bridge import drive
 from .errors import QueryError
 from .flows import END, SortKey
 from .query import compile_sort
-from .reading import Found, Reading, checked_count
+from .reading import WAIT, Found, Reading, checked_count
 
 __all__ = ["AsyncCursor", "Cursor"]
 
@@ -72,6 +76,34 @@ class _Cursor(Generic[Model]):
             with contextlib.suppress(InvalidOperation):
                 self._cursor.limit(-1)  # one, and the cursor on the server is closed with it
 
+    def _more_to_come(self, documents: list[Any]) -> bool:
+        """Whether to ask for more at once: one batch is what most questions are answered with."""
+        return bool(self._found.ahead and documents and self._cursor.alive)
+
+
+def _in_a_thread(work: Callable[[], list[Any]]) -> Future[list[Any]]:
+    """Begin something that waits. A daemon: nobody is kept from leaving by an answer that he does not want any more."""
+    future: Future[list[Any]] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:  # noqa: BLE001 - it is raised where the result is asked for
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="mongo_envelope fetches", daemon=True).start()
+    return future
+
+
+def _seen(task: asyncio.Task[Any]) -> None:
+    """Nobody may ask for the result of a cursor that was left: then its error is not worth a warning."""
+    if not task.cancelled():
+        task.exception()
+
+
+#: Seconds after which an asynchronous cursor lets other tasks have their turn.
+_SLICE: Final = 0.002
+
 
 def _checked(length: int | None) -> int | None:
     if length is not None and (type(length) is not int or length < 0):
@@ -80,17 +112,36 @@ def _checked(length: int | None) -> int | None:
 
 
 class Cursor(_Cursor[Model]):
-    """What `Repository.find` gives. A document that does not open raises at its turn; ``next()`` goes on after it."""
+    """What `Repository.find` gives. A document that does not open raises at its turn; ``next()`` goes on after it.
+
+    While the documents of one batch are opened, a thread waits for the next batch; not with a ``session``, which may be in use.
+    """
+
+    _ahead: Future[list[Any]] | None = None
 
     def __iter__(self) -> Iterator[Model]:
         return self
 
     def __next__(self) -> Model:
         """The next model. Raise `EnvelopeError` or `UnknownKeyError`, with the ``_id``, for one that does not open."""
-        model = drive(self._flows.next(self._found))
+        while (model := self._flows.at_hand(self._found)) is WAIT:
+            if self._found.invalid is not None:
+                drive(self._flows.tell(self._found))
+            elif not self._fetch():
+                raise StopIteration
         if model is END:
+            self.close()
             raise StopIteration
-        return model  # type: ignore[no-any-return]  # END is the only other thing
+        return model  # type: ignore[no-any-return]  # END and WAIT are the only other things
+
+    def _fetch(self) -> bool:
+        """The next documents, and ask for those after them. Whether there are any."""
+        ahead, self._ahead = self._ahead, None
+        documents = drive(self._flows.batch(self._found)) if ahead is None else ahead.result()
+        self._found.waiting = iter(documents)
+        if self._more_to_come(documents):
+            self._ahead = _in_a_thread(lambda: drive(self._flows.batch(self._found)))
+        return bool(documents)
 
     def to_list(self, length: int | None = None) -> list[Model]:
         """All that are left, or at most ``length`` of them."""
@@ -104,6 +155,8 @@ class Cursor(_Cursor[Model]):
 
     def close(self) -> None:
         """Free the cursor on the server; it is freed at its end anyway. What has come already can still be read."""
+        if self._ahead is not None:
+            wait([self._ahead])  # pymongo's cursor is for one thread at a time
         self._cursor.close()
 
     def __enter__(self) -> Self:
@@ -114,17 +167,46 @@ class Cursor(_Cursor[Model]):
 
 
 class AsyncCursor(_Cursor[Model]):
-    """What `AsyncRepository.find` gives. A document that does not open raises at its turn; ``anext()`` goes on after it."""
+    """What `AsyncRepository.find` gives. A document that does not open raises at its turn; ``anext()`` goes on after it.
+
+    While the documents of one batch are opened, a task waits for the next batch; not with a ``session``, which may be in use. After
+    two milliseconds of work other tasks have their turn.
+    """
+
+    _ahead: asyncio.Task[list[Any]] | None = None
+    _since = 0.0  # when other tasks had their turn
 
     def __aiter__(self) -> AsyncIterator[Model]:
         return self
 
     async def __anext__(self) -> Model:
         """The next model. Raise `EnvelopeError` or `UnknownKeyError`, with the ``_id``, for one that does not open."""
-        model = await self._flows.next(self._found)
+        if perf_counter() - self._since > _SLICE:
+            await self._let_others()
+        while (model := self._flows.at_hand(self._found)) is WAIT:
+            if self._found.invalid is not None:
+                await self._flows.tell(self._found)
+            elif not await self._fetch():
+                raise StopAsyncIteration
         if model is END:
+            await self.close()
             raise StopAsyncIteration
-        return model  # type: ignore[no-any-return]  # END is the only other thing
+        return model  # type: ignore[no-any-return]  # END and WAIT are the only other things
+
+    async def _let_others(self) -> None:
+        await asyncio.sleep(0)
+        self._since = perf_counter()
+
+    async def _fetch(self) -> bool:
+        """The next documents, and ask for those after them. Whether there are any."""
+        ahead, self._ahead = self._ahead, None
+        documents = await (self._flows.batch(self._found) if ahead is None else ahead)
+        self._since = perf_counter()
+        self._found.waiting = iter(documents)
+        if self._more_to_come(documents):
+            self._ahead = asyncio.ensure_future(self._flows.batch(self._found))
+            self._ahead.add_done_callback(_seen)
+        return bool(documents)
 
     async def to_list(self, length: int | None = None) -> list[Model]:
         """All that are left, or at most ``length`` of them."""
@@ -142,6 +224,8 @@ class AsyncCursor(_Cursor[Model]):
 
     async def close(self) -> None:
         """Free the cursor on the server; it is freed at its end anyway. What has come already can still be read."""
+        if self._ahead is not None:
+            await asyncio.wait([self._ahead])  # pymongo's cursor is for one task at a time
         await self._cursor.close()
 
     async def __aenter__(self) -> Self:

@@ -11,6 +11,7 @@ recreates the collection could otherwise decide what equals what, and `answer` c
 from __future__ import annotations
 
 import copy
+import struct
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Final, Generic, Self, TypeVar
 
@@ -42,7 +43,7 @@ from .places import identity_value, stored_name
 from .provision import BYTE_BY_BYTE, RESERVED_CONTEXTS, set_up
 from .revision import Content, Revision, as_text, recall, remember
 
-__all__ = ["END", "Filter", "Flows", "SortKey", "as_document", "in_transaction", "next_of", "raw_of"]
+__all__ = ["END", "Filter", "Flows", "SortKey", "as_document", "batches", "in_transaction", "next_batch", "next_of", "raw_of"]
 
 Model = TypeVar("Model", bound=BaseModel)
 T = TypeVar("T")
@@ -124,9 +125,8 @@ class Flows(Generic[Model]):
         document = bson.decode(raw, envelope.CODEC_OPTIONS)
         return tuple(document.get(name) for name in self._shard_key)
 
-    def open(self, document: RawBSONDocument, asked: Asked | AskedValue | None = None) -> tuple[Any, Model]:
+    def open(self, raw: bytes, asked: Asked | AskedValue | None = None) -> tuple[Any, Model]:
         """Verify and open one document, and let the instance remember it. The verified ``_id``, and the model."""
-        raw = raw_of(document)
         opened = self.codec.open_at_once(raw, asked.element) if type(asked) is AskedValue else None
         if opened is None:
             opened = self._naming(self.codec.open_bson, raw)
@@ -155,7 +155,7 @@ class Flows(Generic[Model]):
 
     async def _load(self, collection: Any, identity: Any, session: Any) -> tuple[Any, Model]:
         asked, document = await self._find_by_id(collection, identity, session)
-        found, model = self.open(document)
+        found, model = self.open(raw_of(document))
         self._check_identity(found, asked)
         return found, model
 
@@ -230,9 +230,38 @@ def raw_of(document: Any) -> bytes:
     return bytes(document.raw)
 
 
+def documents_of(batch: Any) -> list[bytes]:
+    """The documents of a raw batch, or the one document that a cursor has given."""
+    if not isinstance(batch, bytes):
+        return [raw_of(batch)]
+    documents, at, end = [], 0, len(batch)
+    while at < end:
+        size = _length(batch, at)[0] if at + 5 <= end else 0
+        if not 5 <= size <= end - at:
+            raise MalformedEnvelopeError("the server answered with something that is no list of documents")
+        documents.append(batch[at : at + size])
+        at += size
+    return documents
+
+
 def in_transaction(session: Any) -> bool:
     """Whether what is done now may be undone."""
     return session is not None and session.in_transaction
+
+
+def batches(collection: Any, where: Mapping[str, Any], **options: Any) -> Any:
+    """A cursor over what matches, whose documents come as raw batches, if they may: not under automatic encryption of pymongo's."""
+    if collection.database.client.options.auto_encryption_opts is not None:
+        return collection.find(where, **options)
+    return collection.find_raw_batches(where, **options)
+
+
+async def next_batch(cursor: Any) -> list[bytes]:
+    """The next documents of a driver's cursor; none at its end."""
+    documents: list[bytes] = []
+    while not documents and (batch := await next_of(cursor)) is not END:
+        documents = documents_of(batch)
+    return documents
 
 
 async def next_of(cursor: Any) -> Any:
@@ -243,6 +272,7 @@ async def next_of(cursor: Any) -> Any:
         return END
 
 
+_length: Final = struct.Struct("<i").unpack_from
 _ANY_DATE: Final[CodecOptions[RawBSONDocument]] = CodecOptions(
     document_class=RawBSONDocument, datetime_conversion=DatetimeConversion.DATETIME_MS
 )

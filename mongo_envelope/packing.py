@@ -57,7 +57,7 @@ class FastWriter(Generic[Model]):
         self._deep = tuple((name, deep) for name in self._names if (deep := nodes[name].deep) is not None)
         self._to_json = schema._plan._serializer.to_json
         self._shallow = schema._plan.shallow
-        self._identity = schema.identity.name
+        self._identity, self._project = schema.identity.name, schema.identity.node.project
         #: computed and extra values are looked at one by one, as is an id that BSON might round
         self._possible = not schema.computed and not schema.extras and not schema.identity.node.rounds
         order = ["_id", *sorted([*(self._fields.keys() - {"_id"}), "data", "iv", "kid", "v", *(["idx"] if schema.blind else [])])]
@@ -115,7 +115,8 @@ class FastWriter(Generic[Model]):
                 *elements[behind:],
             )
             raw = b"%b%b%b%b\x00" % (_int32(len(signed) + 48), signed, _HMAC, working.authenticator.tag(signed))
-            return values[self._identity], raw
+            identity = values[self._identity]
+            return identity if self._project is None else self._project(identity), raw
         except Exception:  # noqa: BLE001 - whatever it is, the plain way says it, and says it without a value
             return None
 

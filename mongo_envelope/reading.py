@@ -7,8 +7,8 @@ meant, as for a truncated or bucketed index, what it finds is sifted here after 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeVar
 
 import bson
@@ -19,7 +19,7 @@ from .answer import Asked, AskedValue, comparable, distinct_values
 from .bridge import settle
 from .codec import Metadata
 from .errors import DocumentNotFoundError, EnvelopeError, IntegrityError, MalformedEnvelopeError, QueryError, UnknownKeyError
-from .flows import END, Filter, Flows, SortKey, next_of, raw_of
+from .flows import END, Filter, Flows, SortKey, batches, next_batch, next_of, raw_of
 from .pipeline import compile_pipeline
 from .places import from_stored, identity_value, stored_name
 from .provision import BYTE_BY_BYTE
@@ -28,20 +28,22 @@ from .revision import Content, remember
 from .schema import plain
 from .search import Blind, Compiled, Sift
 
-__all__ = ["Found", "Hint", "OnInvalid", "Reading", "check_on_invalid", "checked_count", "decoded"]
+__all__ = ["WAIT", "Found", "Hint", "OnInvalid", "Reading", "check_on_invalid", "checked_count", "decoded"]
 
 Model = TypeVar("Model", bound=BaseModel)
 #: An index: its name, or what it is on, like a sort.
 Hint = str | Sequence[tuple[str, int]] | Mapping[str, int]
 OnInvalid = Literal["raise", "skip"] | Callable[[EnvelopeError | UnknownKeyError], Any]
 
+#: What `at_hand` gives if something has to be waited for.
+WAIT: Final = object()
 #: So many ids go into one query of `load_many`.
 _IDS: Final = 1000
 
 
 @dataclass(slots=True)
 class Found:
-    """A cursor of the driver, and what its documents have to be."""
+    """A cursor of the driver, what its documents have to be, and those that have come."""
 
     cursor: Any
     asked: Asked | AskedValue | None
@@ -50,10 +52,13 @@ class Found:
     metadata: bool = False
     pipeline: bool = False  #: of `aggregate`: the driver's cursor cannot sort, skip and limit
     plain: bool = False  #: dicts of a pipeline's own, which pass as they are
+    ahead: bool = False  #: whether the next documents may be waited for while these are opened
     # Of what is sifted, the driver's cursor must not skip and limit:
     skip: int = 0
     limit: int = 0  #: none if 0
     given: int = 0
+    waiting: Iterator[Any] = field(default_factory=lambda: iter(()))  #: what has come, and not been opened yet
+    invalid: EnvelopeError | UnknownKeyError | None = None  #: what a function of the user's is still to be told
 
 
 class Reading(Flows[Model]):
@@ -89,15 +94,15 @@ class Reading(Flows[Model]):
         for start in range(0, len(asked), _IDS):
             expected = set(keys[start : start + _IDS])
             where = {"_id": {"$in": asked[start : start + _IDS]}}
-            cursor = self.collection.find(where, collation=BYTE_BY_BYTE, session=session)
-            while (document := await next_of(cursor)) is not END:
-                identity, model = self.open(document)
-                key = comparable(envelope.as_stored(identity))
-                if key not in expected:
-                    raise IntegrityError("the server answered with a document that was not asked for").about(
-                        document_id=identity, collection=self.name
-                    )
-                found[key] = model
+            cursor = batches(self.collection, where, collation=BYTE_BY_BYTE, session=session)
+            while documents := await self._naming_batch(cursor):
+                for identity, model in map(self.open, documents):
+                    key = comparable(envelope.as_stored(identity))
+                    if key not in expected:
+                        raise IntegrityError("the server answered with a document that was not asked for").about(
+                            document_id=identity, collection=self.name
+                        )
+                    found[key] = model
         missing = [identity for identity, key in zip(given, keys, strict=True) if key not in found]
         if missing:
             raise DocumentNotFoundError(f"{len(missing)} of {len(given)} documents are not there; this is the first").about(
@@ -109,13 +114,13 @@ class Reading(Flows[Model]):
         """The first document that matches, or None."""
         if sort is None and not any(options.values()) and (at_once := self._at_once(where)) is not None:
             document = await settle(self.collection.find_one(at_once.server, collation=BYTE_BY_BYTE, session=session))
-            return None if document is None else self.open(document, _asked(at_once))[1]
+            return None if document is None else self.open(raw_of(document), _asked(at_once))[1]
         compiled, found, options = self._question(where, sort, options)
         if compiled.sift is not None:
-            found.cursor = self.collection.find(compiled.server, session=session, **options)
+            found.cursor = batches(self.collection, compiled.server, session=session, **options)
             return await self._first(found)
         document = await settle(self.collection.find_one(compiled.server, session=session, **options))
-        return None if document is None else self._opened(document, found)
+        return None if document is None else self._opened(raw_of(document), found)
 
     def _at_once(self, where: Filter) -> Compiled | None:
         """What is asked most: one value of one blind index, and nothing else."""
@@ -136,7 +141,8 @@ class Reading(Flows[Model]):
         if compiled.sift is not None:
             found.skip = checked_count(options.pop("skip", 0))
             found.limit = abs(checked_count(options.pop("limit", 0), least=-_MOST))
-        found.cursor = self.collection.find(compiled.server, session=session, **options)
+        found.cursor = batches(self.collection, compiled.server, session=session, **options)
+        found.ahead = session is None  # which two threads must not use at once, and the loop around the cursor may
         return found
 
     def _question(self, where: Filter, sort: SortKey | None, options: dict[str, Any]) -> tuple[Compiled, Found, dict[str, Any]]:
@@ -174,16 +180,28 @@ class Reading(Flows[Model]):
 
     async def next(self, found: Found) -> Any:
         """The next model of a cursor, or `END`."""
-        while not found.limit or found.given < found.limit:
-            document = await next_of(found.cursor)
-            if document is END:
+        while (model := self.at_hand(found)) is WAIT:
+            if found.invalid is not None:
+                await self.tell(found)
+            elif not await self.fetch(found):
                 return END
+        if model is END:
+            await settle(found.cursor.close())
+        return model
+
+    def at_hand(self, found: Found) -> Any:
+        """The next model of what has come; `WAIT` if there is none, or the user is to be told; `END` if no more is wanted."""
+        if found.limit and found.given >= found.limit:
+            return END
+        for document in found.waiting:
             try:
                 opened = self._opened(document, found)
             except (EnvelopeError, UnknownKeyError) as error:  # never a KMSError: an outage is not an empty result
                 if found.on_invalid == "raise":
                     raise
-                invalid = error
+                if callable(found.on_invalid):
+                    found.invalid = error
+                    return WAIT
             else:
                 if opened is None:
                     continue
@@ -192,17 +210,41 @@ class Reading(Flows[Model]):
                     continue
                 found.given += 1
                 return opened
-            if callable(found.on_invalid):
-                await self._answer_of(found.on_invalid(invalid))
-        await settle(found.cursor.close())
-        return END
+        return WAIT
+
+    async def tell(self, found: Found) -> None:
+        """Tell the user's function what is wrong with a document."""
+        error, found.invalid = found.invalid, None
+        if error is not None and callable(found.on_invalid):
+            await self._answer_of(found.on_invalid(error))
+
+    async def fetch(self, found: Found) -> bool:
+        """Wait for the next documents. Whether there are any."""
+        documents = await self.batch(found)
+        found.waiting = iter(documents)
+        return bool(documents)
+
+    async def batch(self, found: Found) -> list[Any]:
+        """The next documents of a cursor; none at its end."""
+        if found.plain:
+            document = await next_of(found.cursor)
+            return [] if document is END else [document]
+        return await self._naming_batch(found.cursor)
+
+    async def _naming_batch(self, cursor: Any) -> list[bytes]:
+        """The next documents; an error names the collection."""
+        try:
+            return await next_batch(cursor)
+        except EnvelopeError as error:
+            error.about(collection=self.name)
+            raise
 
     def _opened(self, document: Any, found: Found) -> Any:
         """The model, or its metadata; None if it is not one of those that were meant."""
         if found.plain:
             return plain(document)
         if found.metadata:
-            return self._metadata(raw_of(document), found.asked)
+            return self._metadata(document, found.asked)
         model = self.open(document, found.asked)[1]
         if found.sift is None or found.sift(decoded(document), model.__dict__):
             return model
@@ -226,7 +268,7 @@ class Reading(Flows[Model]):
 
     def _sifted(self, compiled: Compiled, session: Any, options: dict[str, Any]) -> Found:
         """What has to be decrypted for an answer that otherwise the server gives."""
-        cursor = self.collection.find(compiled.server, session=session, **self._options(options))
+        cursor = batches(self.collection, compiled.server, session=session, **self._options(options))
         return Found(cursor, Asked(compiled.server), "raise", compiled.sift)
 
     async def exists(self, where: Filter, *, session: Any, **options: Any) -> bool:
@@ -273,10 +315,11 @@ class Reading(Flows[Model]):
 
     async def _distinct(self, stored: str, found: Found) -> list[Any]:
         values: dict[Any, Any] = {}
-        while (document := await next_of(found.cursor)) is not END:
-            if self._opened(document, found) is not None:
-                for value in distinct_values(decoded(document), stored):
-                    values.setdefault(comparable(value), value)
+        while documents := await self._naming_batch(found.cursor):
+            for raw in documents:
+                if self._opened(raw, found) is not None:
+                    for value in distinct_values(decoded(raw), stored):
+                        values.setdefault(comparable(value), value)
         return list(values.values())
 
 
@@ -304,6 +347,6 @@ def checked_count(count: Any, *, least: int = 0) -> int:
 _MOST: Final = 2**31 - 1
 
 
-def decoded(document: Any) -> dict[str, Any]:
-    """A document of the driver's as a dict, with the types of format v1."""
-    return bson.decode(raw_of(document), envelope.CODEC_OPTIONS)
+def decoded(raw: bytes) -> dict[str, Any]:
+    """A document as a dict, with the types of format v1."""
+    return bson.decode(raw, envelope.CODEC_OPTIONS)

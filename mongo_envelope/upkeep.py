@@ -20,7 +20,7 @@ from . import envelope, guard
 from .answer import Asked
 from .bridge import settle
 from .errors import ConfigurationError, EnvelopeError, RepositoryError, UnknownKeyError
-from .flows import END, Filter, as_document, next_of, raw_of
+from .flows import END, Filter, as_document, batches, next_of, raw_of
 from .keys import IndexKey, KeyRing
 from .provision import BYTE_BY_BYTE, indexes_of, is_strict, options_of, unfit, wanted_indexes
 from .reading import OnInvalid, check_on_invalid, decoded
@@ -61,6 +61,7 @@ class _Run:
     done: int = 0
     total: int = 0
     reported: set[bytes] = field(default_factory=set)
+    told: tuple[int, int] | None = None  #: what was said of the progress
 
 
 class Upkeep(Writing[Model]):
@@ -108,15 +109,11 @@ class Upkeep(Writing[Model]):
         return self.number_of(await settle(self._primary.count_documents(where, collation=BYTE_BY_BYTE, session=session)))
 
     async def _reindex_once(self, where: Mapping[str, Any], run: _Run, session: Any) -> None:
-        cursor = self._primary.find(where, collation=BYTE_BY_BYTE, batch_size=_BATCH, session=session)
-        batch: list[tuple[Any, ReplaceOne[Any]]] = []
-        while (document := await next_of(cursor)) is not END:
-            replacement = await self._replacement(raw_of(document), run)
-            batch += [] if replacement is None else [replacement]
-            if len(batch) == _BATCH:
-                await self._write_batch(batch, run, session)
-                batch = []
-        await self._write_batch(batch, run, session)
+        cursor = batches(self._primary, where, collation=BYTE_BY_BYTE, batch_size=_BATCH, session=session)
+        while documents := await self._naming_batch(cursor):
+            replacements = [await self._replacement(raw, run) for raw in documents]
+            await self._write_batch([each for each in replacements if each is not None], run, session)
+        await self._progress(run)
 
     async def _replacement(self, raw: bytes, run: _Run) -> tuple[Any, ReplaceOne[Any]] | None:
         """The ``_id``, and a compare-and-set: whoever writes in between writes under the same keys."""
@@ -151,8 +148,13 @@ class Upkeep(Writing[Model]):
             if run.on_invalid == "raise":
                 raise failed
             await self._report(failed, str(failed).encode(), run)
-        if run.on_progress is not None:
-            await self._answer_of(run.on_progress(run.done, max(run.done, run.total)))
+        await self._progress(run)
+
+    async def _progress(self, run: _Run) -> None:
+        progress = run.done, max(run.done, run.total)
+        if run.on_progress is not None and run.told != progress:
+            run.told = progress
+            await self._answer_of(run.on_progress(*progress))
 
     async def _report(self, invalid: Any, what: bytes, run: _Run) -> None:
         """Once: a later pass meets the same again."""
@@ -189,22 +191,22 @@ class Upkeep(Writing[Model]):
         """Open every document that matches and compute again what stands in the clear; how many documents are right."""
         check_on_invalid(on_invalid)
         compiled = self._compiled(where, None)
-        cursor = self.collection.find(compiled.server, collation=BYTE_BY_BYTE, session=session)
+        cursor = batches(self.collection, compiled.server, collation=BYTE_BY_BYTE, session=session)
         asked, right = Asked(compiled.server), 0
-        while (document := await next_of(cursor)) is not END:
-            raw = raw_of(document)
-            try:
-                identity, _, model = self._naming(self.codec.verify_bson, raw)
-                self._check_answer(raw, asked, identity)
-            except (EnvelopeError, UnknownKeyError) as error:
-                if on_invalid == "raise":
-                    raise
-                invalid = error
-            else:
-                right += compiled.sift is None or compiled.sift(decoded(document), model.__dict__)
-                continue
-            if callable(on_invalid):
-                await self._answer_of(on_invalid(invalid))
+        while documents := await self._naming_batch(cursor):
+            for raw in documents:
+                try:
+                    identity, _, model = self._naming(self.codec.verify_bson, raw)
+                    self._check_answer(raw, asked, identity)
+                except (EnvelopeError, UnknownKeyError) as error:
+                    if on_invalid == "raise":
+                        raise
+                    invalid = error
+                else:
+                    right += compiled.sift is None or compiled.sift(decoded(raw), model.__dict__)
+                    continue
+                if callable(on_invalid):
+                    await self._answer_of(on_invalid(invalid))
         return right
 
     async def doctor(self, *, indexes: Sequence[Any], session: Any) -> list[Finding]:

@@ -379,6 +379,23 @@ def test_threads_never_share_a_context_of_the_cipher() -> None:
         assert all(pool.map(work, range(8)))
 
 
+@pytest.mark.parametrize("name", EVERY_TYPE)
+def test_every_type_as_an_id(name: str) -> None:
+    """The ``_id`` that is given back is the stored one: of an enum, its value."""
+    kind, each = EVERY_TYPE[name]
+    try:
+        of = codec(create_model("Model", __config__=ConfigDict(arbitrary_types_allowed=True), id=(kind, ...), secret=(str, "s")))
+    except SchemaError:
+        return
+    for value in each:
+        one = of.schema.model.model_construct(id=value, secret="s")
+        try:
+            of.seal_bson(one)
+        except MongoEnvelopeError:
+            continue
+        agrees(of, one)
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="a system without fork")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 def test_a_fork_draws_its_own_ivs_and_reopens_every_message() -> None:
