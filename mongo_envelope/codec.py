@@ -192,13 +192,18 @@ class DocumentCodec(Generic[Model]):
 
     def open_bson(self, raw: bytes) -> tuple[Any, bytes, Model]:
         """The verified ``_id`` and ``hmac``, and the model, from BSON. The short way where that will do: see `fast`."""
-        if self._verify_on_load:
-            return self.verify_bson(raw)
-        return self._fast.open(raw) or self._open_plainly(raw)
+        return self.open_at_once(raw) or self.open_plainly(raw)
 
-    def open_at_once(self, raw: bytes, element: bytes) -> tuple[Any, bytes, Model] | None:
+    def open_at_once(self, raw: bytes, element: bytes = b"") -> tuple[Any, bytes, Model] | None:
         """As `open_bson`, if the short way will do and ``idx`` has this element; otherwise None."""
         return None if self._verify_on_load else self._fast.open(raw, element)
+
+    def open_plainly(self, raw: bytes) -> tuple[Any, bytes, Model]:
+        """As `open_bson`, by the plain way."""
+        if self._verify_on_load:
+            return self.verify_bson(raw)
+        document, model, _ = self._joined(raw)
+        return document["_id"], document["hmac"], model
 
     def verify(self, document: Document) -> Model:
         """Open, and compute again from the decrypted values what stands in the clear for their sake: index values and projections.
@@ -241,10 +246,6 @@ class DocumentCodec(Generic[Model]):
             return self.indexer.of(model.__dict__, kids)
         except ValueError:  # what the normaliser took when it was saved, it refuses now
             return {}
-
-    def _open_plainly(self, raw: bytes) -> tuple[Any, bytes, Model]:
-        document, model, _ = self._joined(raw)
-        return document["_id"], document["hmac"], model
 
     def _joined(self, raw: bytes) -> tuple[dict[str, Any], Model, bytes]:
         """The verified document, the model, and the payload."""

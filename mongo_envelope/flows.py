@@ -127,12 +127,15 @@ class Flows(Generic[Model]):
 
     def open(self, raw: bytes, asked: Asked | AskedValue | None = None) -> tuple[Any, Model]:
         """Verify and open one document, and let the instance remember it. The verified ``_id``, and the model."""
-        opened = self.codec.open_at_once(raw, asked.element) if type(asked) is AskedValue else None
+        element = asked.element if isinstance(asked, AskedValue) else b""
+        opened = self.codec.open_at_once(raw, element)
         if opened is None:
-            opened = self._naming(self.codec.open_bson, raw)
-            self._check_answer(raw, asked, opened[0])
+            opened = self._naming(self.codec.open_plainly, raw)
+            element = b""
         identity, tag, model = opened
-        remember(model, self.place, identity, (self._revision(tag, raw),))
+        if asked is not None and not element:  # with one, the short way has seen it
+            self._check_answer(raw, asked, identity)
+        remember(model, self.place, identity, (self._revision(tag, raw),) if self._shard_key else tag)
         return identity, model
 
     def _check_answer(self, raw: bytes, asked: Asked | AskedValue | None, identity: Any) -> None:

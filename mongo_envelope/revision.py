@@ -40,7 +40,7 @@ class _Known(set[str]):
 
     __slots__ = ("stands_for",)
 
-    stands_for: tuple[Place, Any, tuple[Revision, ...]]
+    stands_for: tuple[Place, Any, tuple[Revision, ...] | bytes]
 
     def __repr__(self) -> str:
         return repr(set(self))
@@ -56,12 +56,12 @@ def recall(model: BaseModel, place: Place, identity: Any) -> tuple[Revision, ...
     if isinstance(known, _Known):
         remembered, its_identity, revisions = known.stands_for
         if remembered == place and same(its_identity, identity):
-            return revisions
+            return (Revision(revisions),) if isinstance(revisions, bytes) else revisions
     return FRESH
 
 
-def remember(model: BaseModel, place: Place, identity: Any, revisions: tuple[Revision, ...]) -> None:
-    """Note on the instance which document it stands for. Its fields are not touched."""
+def remember(model: BaseModel, place: Place, identity: Any, revisions: tuple[Revision, ...] | bytes) -> None:
+    """Note on the instance which document it stands for. Its fields are not touched. ``revisions``: or the tag of the only one."""
     known = _Known(model.__pydantic_fields_set__)
     known.stands_for = (place, identity, revisions)
     object.__setattr__(model, "__pydantic_fields_set__", known)
