@@ -21,7 +21,7 @@ MAX_BYTES: Final = 16 * 1024 * 1024
 #: So long an ``_id`` (in bytes of BSON) may be beside a document of that size. It is sent, and logged, twice: in the filter of a
 #: replacement, where pymongo has room for 16,382 bytes, and in the oplog, whose entries have 16 KiB more than documents
 #: (BSONObjMaxInternalSize in the server's source). What else stands there, hmacs and names, took 510 bytes of it at most, tried on
-#: mongod 6.0.5 with inserts, replacements, upserts and bulk writes, in transactions too. The rest is for longer names and more hmacs.
+#: mongod 6.0.5 with inserts, replacements, upserts and bulk writes, in transactions too. The rest is for longer names and hmacs.
 _BESIDE: Final = 14 * 1024
 _OWN: Final = frozenset(name.encode() for name in envelope.RESERVED - {"_id"})
 _LARGEST: Final = 3  # fields that are named
