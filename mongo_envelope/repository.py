@@ -236,9 +236,9 @@ class Repository(_Repository[Model]):
     ) -> int:
         """Seal anew the documents whose index values are not under the ring's written index keys; how many that were.
 
-        ``every``: all documents, as after a model got another blind index, or ``padding=``. It may run while the service works, be stopped at any
-        moment, and begin again. ``on_progress``: called with the numbers of documents done and to do. ``on_invalid``: as for
-        `find`.
+        ``every``: all documents, as after a model got another blind index, or a repository ``padding=``. It may run while the
+        service works, be stopped at any moment, and begin again. ``on_progress``: called with the numbers of documents done and to
+        do. ``on_invalid``: as for `find`.
         """
         return drive(self._flows.reindex(every=every, on_progress=on_progress, on_invalid=on_invalid, session=session))
 
