@@ -16,7 +16,17 @@ from pydantic import BaseModel, Field
 from pymongo.database import Database
 from test_spec import reference
 
-from mongo_envelope import BlindIndex, ConfigurationError, DocumentCodec, IndexKey, KeyRing, PayloadError, Queryable, Sensitive
+from mongo_envelope import (
+    BlindIndex,
+    ConfigurationError,
+    DocumentCodec,
+    IndexKey,
+    KeyRing,
+    PayloadError,
+    Queryable,
+    Sensitive,
+    envelope,
+)
 from mongo_envelope.envelope import CODEC_OPTIONS
 from mongo_envelope.padding import padded, padme
 
@@ -151,6 +161,17 @@ def test_validate_on_save_compares_what_is_not_padded_yet() -> None:
         pads.seal_bson(one)
 
 
+def test_the_short_way_to_seal_pads_as_the_plain_one() -> None:
+    """Under one IV both give the same bytes, and without padding others."""
+    pads, one, iv = codec(padding="padme"), Person(id=1), bytes(16)
+    pads.seal_bson(one)  # the plain way, and the types are known
+    short = pads._writer._seal_with(one, pads._idx, pads._pad, iv=iv)
+    metadata, payload = pads.schema.split(one)
+    metadata["idx"] = pads._idx(one)
+    assert short == (1, envelope._seal_with(metadata, padded(payload), keys=KEYS, context="c", iv=iv))
+    assert pads._writer._seal_with(one, pads._idx, None, iv=iv) != short
+
+
 def test_reindexed_pads_anew() -> None:
     """What was not padded is, and what had another padding gets that of Padmé; the content stays."""
     plain, pads = codec(), codec(padding="padme")
@@ -217,15 +238,18 @@ WAYS: dict[str, Callable[[Any], Any]] = {
 }
 
 
+@pytest.mark.parametrize("short", [False, True], ids=["plainly", "the short way"])
 @pytest.mark.parametrize("way", WAYS)
-async def test_what_is_stored_has_a_length_of_padme(driver: Driver, database: Db, way: str) -> None:
-    """Every way to write pads: after it, no document is left whose `data` has another length."""
+async def test_what_is_stored_has_a_length_of_padme(driver: Driver, database: Db, way: str, *, short: bool) -> None:
+    """Every way to write pads, in both ways to seal: after it, no document is left whose `data` has another length."""
     plain = driver.repository(Person)
     await plain.save(Person(id=1))
     [exact] = [len(each["data"]) for each in database.customers.find()]
     assert padme(exact) != exact
     again = driver.keys.with_index_key(IndexKey.generate()) if way == "reindex" else driver.keys
     people = driver.repository(Person, padding="padme", keys=again)
+    if short:  # for types that have been sealed before
+        people.codec.seal_bson(Person(id=9))
     await WAYS[way](people)
     written = [each for each in database.customers.find() if way not in _OTHERS or each["_id"] != 1]
     assert written
