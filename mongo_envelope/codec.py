@@ -27,6 +27,7 @@ from .errors import (
 from .fast import FastReader
 from .keys import KeyRing, check_context
 from .packing import FastWriter
+from .padding import Padding, is_chosen, padded
 from .places import from_stored
 from .schema import Schema
 
@@ -85,14 +86,21 @@ class DocumentCodec(Generic[Model]):
     """
 
     def __init__(
-        self, model: type[Model], *, keys: KeyRing, context: str, validate_on_save: bool = False, verify_on_load: bool = False
+        self,
+        model: type[Model],
+        *,
+        keys: KeyRing,
+        context: str,
+        validate_on_save: bool = False,
+        verify_on_load: bool = False,
+        padding: Padding = None,
     ) -> None:
         """Compile the model. ``context``: the name under which keys are derived, by habit the collection's name.
 
         ``validate_on_save``: also run the model's validators before sealing. ``verify_on_load``: do with every document what
-        `verify` does.
+        `verify` does. ``padding``: "padme" hides the exact length of what is encrypted (spec 2.4); documents open in any case.
 
-        Raise `SchemaError` for a model that cannot be kept, `ConfigurationError` for a ring or a context that does not fit.
+        Raise `SchemaError` for a model that cannot be kept, `ConfigurationError` for anything else that does not fit.
         """
         if not isinstance(keys, KeyRing):
             raise ConfigurationError('keys= takes a KeyRing: KeyRing.from_file("keys.json", create=True), or KeyRing.generate()')
@@ -104,6 +112,7 @@ class DocumentCodec(Generic[Model]):
         self._writer = FastWriter(self.schema, keys, self.context)
         self._validate_on_save = validate_on_save
         self._verify_on_load = verify_on_load
+        self._pad = padded if is_chosen(padding) else None
 
     def seal(self, model: Model) -> dict[str, Any]:
         """The stored document, ready for ``insert_one`` of any MongoDB client. Raise `PayloadError` for what cannot be kept."""
@@ -117,7 +126,7 @@ class DocumentCodec(Generic[Model]):
         """The stored ``_id`` and the stored document, as BSON. The short way where that will do: see `packing`."""
         if self._validate_on_save:
             return self._sealed_plainly(model)
-        at_once = self._writer.seal(model, self._idx if self.indexer else None, None)
+        at_once = self._writer.seal(model, self._idx if self.indexer else None, self._pad)
         if at_once is not None:
             return at_once
         sealed = self._sealed_plainly(model)
@@ -130,6 +139,8 @@ class DocumentCodec(Generic[Model]):
             self.schema.validate(metadata, payload)
         if self.indexer:
             metadata["idx"] = self._idx(model)
+        if self._pad is not None:
+            payload = self._pad(payload)
         try:
             return metadata["_id"], envelope.seal(metadata, payload, keys=self._keys, context=self.context)
         except MalformedEnvelopeError:
@@ -146,8 +157,9 @@ class DocumentCodec(Generic[Model]):
     def reindexed(self, raw: bytes) -> tuple[Any, bytes]:
         """The verified ``_id``, and the document sealed anew, with the index values of today's model and ring.
 
-        Metadata and payload are those that it had. Raise what `open` raises, and `PayloadError` for a value that its index does not
-        take, and for a document in which something stands in the clear that the model does not have there (any more).
+        Metadata and payload are those that it had, the latter padded anew if this codec pads, and otherwise with the spaces that it
+        had. Raise what `open` raises, and `PayloadError` for a value that its index does not take, and for a document in which
+        something stands in the clear that the model does not have there (any more).
         """
         document, model, payload = self._joined(raw)
         metadata = {name: value for name, value in document.items() if name == "_id" or name not in envelope.RESERVED}
@@ -162,6 +174,8 @@ class DocumentCodec(Generic[Model]):
             except PayloadError as error:
                 error.about(document_id=document["_id"])
                 raise
+        if self._pad is not None:
+            payload = self._pad(payload)
         return document["_id"], envelope.seal(metadata, payload, keys=self._keys, context=self.context)
 
     def open(self, document: Document) -> Model:

@@ -39,6 +39,7 @@ from .errors import (
     RepositoryError,
 )
 from .keys import KeyRing
+from .padding import Padding
 from .places import identity_value, stored_name
 from .provision import BYTE_BY_BYTE, RESERVED_CONTEXTS, set_up
 from .revision import Content, Revision, as_text, recall, remember
@@ -67,6 +68,7 @@ class Flows(Generic[Model]):
         context: str | None,
         validate_on_save: bool,
         verify_on_load: bool,
+        padding: Padding,
         shard_key: Sequence[str],
     ) -> None:
         if isinstance(model, Collection | AsyncCollection):
@@ -84,6 +86,7 @@ class Flows(Generic[Model]):
             context=collection.name if context is None else context,
             validate_on_save=validate_on_save,
             verify_on_load=verify_on_load,
+            padding=padding,
         )
         if self.codec.context.startswith(RESERVED_CONTEXTS):
             raise ConfigurationError(f"a context that begins with {RESERVED_CONTEXTS} is for this package's own documents")

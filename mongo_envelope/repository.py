@@ -26,6 +26,7 @@ from .cursor import AsyncCursor, Cursor
 from .errors import RevisionConflictError
 from .flows import Filter, SortKey, in_transaction
 from .keys import IndexKey, KeyRing
+from .padding import Padding
 from .reading import Hint, OnInvalid
 from .upkeep import Finding, OnProgress, Upkeep
 
@@ -163,14 +164,16 @@ class Repository(_Repository[Model]):
         context: str | None = None,
         validate_on_save: bool = False,
         verify_on_load: bool = False,
+        padding: Padding = None,
         shard_key: Sequence[str] = (),
     ) -> None:
         """Compile the model for one collection.
 
         ``context``: the name under which keys are derived; the collection's name by default, so that a restore into another
         database opens. ``validate_on_save``: also run the model's validators before sealing. ``verify_on_load``: do with every
-        document that is loaded what `verify` does. ``shard_key``: for a sharded collection, the fields of its shard key, which go
-        into the filter of every write by id.
+        document that is loaded what `verify` does. ``padding``: "padme" hides the exact length of what is encrypted, for up to 12 %
+        more bytes. ``shard_key``: for a sharded collection, the fields of its shard key, which go into the filter of every write by
+        id.
 
         Raise `SchemaError` for a model that cannot be kept, `ConfigurationError` for anything else that does not fit.
         """
@@ -181,6 +184,7 @@ class Repository(_Repository[Model]):
             context=context,
             validate_on_save=validate_on_save,
             verify_on_load=verify_on_load,
+            padding=padding,
             shard_key=shard_key,
         )
 
@@ -232,9 +236,9 @@ class Repository(_Repository[Model]):
     ) -> int:
         """Seal anew the documents whose index values are not under the ring's written index keys; how many that were.
 
-        ``every``: all documents, as after a model got another blind index. It may run while the service works, be stopped at any
-        moment, and begin again. ``on_progress``: called with the numbers of documents done and to do. ``on_invalid``: as for
-        `find`.
+        ``every``: all documents, as after a model got another blind index, or a repository ``padding=``. It may run while the
+        service works, be stopped at any moment, and begin again. ``on_progress``: called with the numbers of documents done and to
+        do. ``on_invalid``: as for `find`.
         """
         return drive(self._flows.reindex(every=every, on_progress=on_progress, on_invalid=on_invalid, session=session))
 
@@ -526,6 +530,7 @@ class AsyncRepository(_Repository[Model]):
         context: str | None = None,
         validate_on_save: bool = False,
         verify_on_load: bool = False,
+        padding: Padding = None,
         shard_key: Sequence[str] = (),
     ) -> None:
         """As `Repository`, over a collection of an ``AsyncMongoClient``."""
@@ -536,6 +541,7 @@ class AsyncRepository(_Repository[Model]):
             context=context,
             validate_on_save=validate_on_save,
             verify_on_load=verify_on_load,
+            padding=padding,
             shard_key=shard_key,
         )
 

@@ -119,6 +119,7 @@ class Upkeep(Writing[Model]):
         """The ``_id``, and a compare-and-set: whoever writes in between writes under the same keys."""
         try:
             identity, anew = self._naming(self.codec.reindexed, raw)
+            self.check_size(identity, anew)
         except (EnvelopeError, UnknownKeyError) as error:
             if run.on_invalid == "raise":
                 raise

@@ -16,7 +16,7 @@ from bson.errors import BSONError
 from pydantic import BaseModel
 from pymongo.errors import BulkWriteError, WriteError
 
-from . import envelope
+from . import envelope, size
 from .answer import comparable, same
 from .bridge import settle
 from .errors import (
@@ -38,9 +38,6 @@ from .search import Compiled
 __all__ = ["Writing"]
 
 Model = TypeVar("Model", bound=BaseModel)
-
-#: MongoDB's limit for one document (manual: Limits and Thresholds).
-_MAX_BYTES: Final = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +61,14 @@ class Writing(Reading[Model]):
             given = getattr(model, self.schema.identity.name, None)
             error.about(document_id=given if self.schema.identity.node.fits(given) else None, collection=self.name)
             raise
-        if len(raw) > _MAX_BYTES:
-            raise PayloadError(
-                f"not saved: the sealed document has {len(raw)} bytes, {len(raw) - _MAX_BYTES} more than MongoDB takes"
-            ).about(document_id=identity, collection=self.name)
+        self.check_size(identity, raw)
         return _Sealed(identity, raw, recall(model, self.place, identity), self._revision(envelope.tag_of(raw), raw))
+
+    def check_size(self, identity: Any, raw: bytes) -> None:
+        """Raise `PayloadError` for a sealed document that MongoDB would not take, before it is sent there."""
+        if size.excess(raw) > 0:
+            problem = size.complaint(self.schema, raw, self.codec._opened(raw))
+            raise PayloadError(f"not saved: {problem}").about(document_id=identity, collection=self.name)
 
     async def save(self, model: Model, *, overwrite: bool, revision: str | None, session: Any) -> Model:
         """Insert a new instance, replace the document that a loaded one stands for."""

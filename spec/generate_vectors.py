@@ -400,6 +400,64 @@ def seal_vectors() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     return cases, [case.arguments() for case in REFUSED]
 
 
+# --- padding --------------------------------------------------------------------------------------------------------
+
+
+def padding_lengths() -> dict[str, int]:
+    """Padmé of every short length, and of those around the powers of two, up to 2^31."""
+    lengths = {*range(71), *(2**k + d for k in range(6, 32) for d in (-1, 0, 1) if 2**k + d <= 2**31)}
+    found = {length: reference.padme(length) for length in sorted(lengths)}
+    for length, padded in found.items():
+        exponent = length.bit_length() - 1
+        mask = 2 ** (exponent - exponent.bit_length()) - 1 if length > 1 else 0  # as in the paper
+        demand(padded == (length + mask) & ~mask, f"padding: {length}: as algorithm 1")
+        demand(reference.padme(padded) == padded, f"padding: {length}: twice is once")
+        demand(length <= padded <= length * 1.12, f"padding: {length}: at most 12 % more")
+    return {str(length): padded for length, padded in found.items()}
+
+
+_SHORT = '{"a":"%s"}'  # 8 bytes and what stands in it
+PADDED = [
+    Seal("worked example, padded", EXAMPLE.metadata, EXAMPLE.payload),
+    Seal("a payload of 2 bytes, which needs no padding", {"_id": 1}, "{}"),
+    Seal("of 8 bytes, none", {"_id": 1}, _SHORT % ""),
+    Seal("of 9 bytes, one space", {"_id": 1}, _SHORT % "b"),
+    Seal("of 15 bytes: up to the next power of two", {"_id": 1}, _SHORT % ("b" * 7)),
+    Seal("of 63 bytes", {"_id": 1}, _SHORT % ("b" * 55)),
+    Seal("of 64 bytes, none", {"_id": 1}, _SHORT % ("b" * 56)),
+    Seal("of 65 bytes, seven spaces", {"_id": 1}, _SHORT % ("b" * 57)),
+    Seal("of 129 bytes, 15 spaces: the most that there is, in relation", {"_id": 1}, _SHORT % ("b" * 121)),
+    Seal("of 1,025 bytes", {"_id": 1}, _SHORT % ("b" * 1017)),
+    Seal("characters of several bytes: bytes count", {"_id": 1}, _SHORT % ("\u00e9\u65e5\U0001f600" * 3)),
+    Seal("too many spaces already, as of another padding", {"_id": 1}, (_SHORT % "b").ljust(64)),
+    Seal("too few spaces already", {"_id": 1}, (_SHORT % ("b" * 57)).ljust(67)),
+    Seal("the right number of spaces already", {"_id": 1}, (_SHORT % ("b" * 57)).ljust(72)),
+    Seal("a line feed at the end is content, the space behind it is not", {"_id": 1}, _SHORT % "" + "\n "),
+    Seal("spaces inside a text and between names are content", {"_id": 1}, '{ "a" : "b         " }'),
+    Seal(
+        "with metadata and idx, which are not padded",
+        {"_id": OID, "tenant": "acme"},
+        _SHORT % "b",
+        idx={"kid": "x1", "email": BIDX},
+    ),
+]
+
+
+def padding_cases() -> list[dict[str, Any]]:
+    """Documents of a sealer that pads."""
+    cases = []
+    for case in PADDED:
+        payload = reference.pad(case.payload.encode())
+        raw = case._replace(payload=payload.decode()).run()
+        metadata, opened = reference.open(raw, keys={case.kid: case.key}, context=case.context)
+        demand(same(metadata, case.metadata), f"padding: {case.name}: metadata survives")
+        demand(opened == json.loads(case.payload), f"padding: {case.name}: payload survives")
+        demand(payload.rstrip(b" ") == case.payload.encode().rstrip(b" "), f"padding: {case.name}: spaces alone are added")
+        demand(len(reference.value_of(split(raw)["data"])) == 5 + len(payload), f"padding: {case.name}: data has the padded length")
+        cases.append(case.arguments() | {"length": len(payload), "document": raw.hex()})
+    return cases
+
+
 # --- open -----------------------------------------------------------------------------------------------------------
 
 BASE = Seal(
@@ -2344,6 +2402,7 @@ def rendered() -> dict[Path, str]:
     worked = example()
     return {
         HERE / "vectors" / "seal.json": text({"cases": cases, "refused": refused}),
+        HERE / "vectors" / "padding.json": text({"lengths": padding_lengths(), "cases": padding_cases()}),
         HERE / "vectors" / "open.json": text({"cases": open_vectors()}),
         HERE / "vectors" / "reject.json": text({"cases": reject_vectors()}),
         HERE / "vectors" / "derive.json": text(derive_vectors()),

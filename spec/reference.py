@@ -78,6 +78,34 @@ class PayloadError(Exception):
     """Step 5.3: what was decrypted is not one JSON object."""
 
 
+# --- section 2.4: Padmé ---------------------------------------------------------------------------------------------
+
+
+def floor_log2(number: int) -> int:
+    """The greatest k with 2^k <= number."""
+    k = 0
+    while 2 ** (k + 1) <= number:
+        k += 1
+    return k
+
+
+def padme(length: int) -> int:
+    """The length to which Padmé pads."""
+    if length < 2:
+        return length
+    e = floor_log2(length)
+    s = floor_log2(e) + 1
+    step = 2 ** (e - s)
+    return -(-length // step) * step
+
+
+def pad(payload: bytes) -> bytes:
+    """A payload as a sealer that pads encrypts it."""
+    while payload.endswith(b" "):
+        payload = payload[:-1]
+    return payload + b" " * (padme(len(payload)) - len(payload))
+
+
 # --- section 3: keys ------------------------------------------------------------------------------------------------
 
 

@@ -425,3 +425,15 @@ def test_a_model_that_has_lost_or_found_indexes_reads_as_before() -> None:
             of = codec(reader)
             assert agrees(of, raw) or reader is not writer
             assert of.open(raw).model_dump() == INDEXED.model_dump()
+
+
+@pytest.mark.parametrize("one", [*SEALED, INDEXED, UNTAGGED], ids=lambda each: type(each).__name__)
+def test_padded_documents_are_read_the_short_way(one: BaseModel) -> None:
+    """Spaces at the end of the payload, of Padmé or of any number, are no reason to look at a document the plain way."""
+    plain, pads = codec(type(one)), DocumentCodec(type(one), keys=KEYS, context="c", padding="padme")
+    for of in (plain, pads):
+        assert agrees(of, pads.seal_bson(one))
+    document, payload = plain._opened(plain.seal_bson(one))
+    metadata = {name: value for name, value in document.items() if name in {"_id", "idx"} or name not in envelope.RESERVED}
+    for spaces in (1, 15, 16, 17, 100_000):
+        assert agrees(plain, envelope.seal(metadata, payload + b" " * spaces, keys=KEYS, context="c"))

@@ -42,6 +42,7 @@ from mongo_envelope.blind import BlindIndex, Bucket, Definition, Indexer, Part, 
 from mongo_envelope.errors import ConfigurationError, MalformedEnvelopeError, MongoEnvelopeError, SchemaError
 from mongo_envelope.keys import IndexKey
 from mongo_envelope.normalize import NOTHING, Normalizer, bucket, normalizer
+from mongo_envelope.padding import Padding, padded, padme
 from mongo_envelope.schema import Schema
 
 SPEC = Path(__file__).parents[1] / "spec"
@@ -122,12 +123,22 @@ def error_of(call: Callable[[], object]) -> str:
 
 def test_every_vector_is_counted() -> None:
     """A vector file that grows, shrinks or is no longer read fails here."""
-    files = ["derive.json", "index.json", "open.json", "reject.json", "seal.json", "unassigned14.txt"]
+    files = ["derive.json", "index.json", "open.json", "padding.json", "reject.json", "seal.json", "unassigned14.txt"]
     assert sorted(path.name for path in (SPEC / "vectors").iterdir()) == files
     counts = {"seal": len(vectors("seal")), "refused": len(vectors("seal", "refused"))}
     counts |= {file: len(vectors(file)) for file in ("open", "reject")}
+    counts |= {"padding": len(vectors("padding")), "lengths": len(vectors("padding", "lengths"))}
     counts |= {"index": len(vectors("index")), "index, refused": len(vectors("index", "refused"))}
-    assert counts == {"seal": 33, "refused": 33, "open": 42, "reject": 448, "index": 348, "index, refused": 90}
+    assert counts == {
+        "seal": 33,
+        "refused": 33,
+        "open": 42,
+        "reject": 448,
+        "padding": 17,
+        "lengths": 145,
+        "index": 348,
+        "index, refused": 90,
+    }
     assert Counter(case["error"] for case in vectors("reject")) == {
         "MalformedEnvelopeError": 203,
         "UnsupportedVersionError": 27,
@@ -136,7 +147,7 @@ def test_every_vector_is_counted() -> None:
         "PayloadError": 54,
     }
     assert sum(case["name"].startswith("payload: duplicate") for case in vectors("reject")) == 6
-    for file in ("seal", "open", "reject", "index"):
+    for file in ("seal", "open", "padding", "reject", "index"):
         names = [case["name"] for case in vectors(file)]
         assert len(set(names)) == len(names)
 
@@ -154,9 +165,30 @@ def test_seal_vectors(case: dict[str, Any]) -> None:
     assert canonical(metadata_of(opened.document)) == canonical(values(case["metadata"]))
 
 
+@pytest.mark.parametrize("case", vectors("padding"), ids=lambda case: case["name"])
+def test_padding_vectors(case: dict[str, Any]) -> None:
+    """The library pads each payload, and seals it, to the bytes of the specification."""
+    keys = KeyRing([DataKey(case["kid"], bytes.fromhex(case["key"]))])
+    metadata = values(case["metadata"]) | ({"idx": values(case["idx"])} if "idx" in case else {})
+    payload = padded(case["payload"].encode())
+    assert payload == reference.pad(case["payload"].encode())
+    assert len(payload) == case["length"]
+    raw = envelope._seal_with(metadata, payload, keys=keys, context=case["context"], iv=bytes.fromhex(case["iv"]))
+    assert raw.hex() == case["document"]
+
+
+def test_padding_lengths() -> None:
+    """Each length becomes the one of the specification."""
+    for length, expected in vectors("padding", "lengths").items():
+        assert padme(int(length)) == reference.padme(int(length)) == expected
+
+
 def good_documents() -> list[dict[str, Any]]:
-    """The vectors of open.json, and those of seal.json in the same form."""
-    return [*vectors("open"), *({"keys": {case["kid"]: case["key"]}} | case for case in vectors("seal"))]
+    """The vectors of open.json, and those of seal.json and padding.json in the same form."""
+    sealed = ({"keys": {case["kid"]: case["key"]}} | case for case in vectors("seal"))
+    of_padding = ((case, case["payload"].rstrip(" ")) for case in vectors("padding"))
+    spaces = ((case, text + " " * (case["length"] - len(text.encode()))) for case, text in of_padding)
+    return [*vectors("open"), *sealed, *({"keys": {case["kid"]: case["key"]}} | case | {"payload": text} for case, text in spaces)]
 
 
 @pytest.mark.parametrize("case", good_documents(), ids=lambda case: case["name"])
@@ -634,13 +666,14 @@ def random_model(rng: random.Random) -> tuple[type[BaseModel], dict[str, Callabl
 
 @pytest.mark.parametrize("seed", range(4))
 def test_reference_and_library_open_what_the_other_sealed(seed: int) -> None:
-    """2,500 instances of 25 random models: sealed by either, opened by the other, nothing lost and nothing read otherwise."""
+    """2,500 instances of 25 random models: sealed by either, padded or not, opened by the other, nothing lost or read otherwise."""
     rng = random.Random(seed)  # noqa: S311 - the same models in every run
     key = rng.randbytes(32)
     for _ in range(25):
         model, makers = random_model(rng)
         context = f"c{rng.random()}"
-        codec = DocumentCodec(model, keys=KeyRing([DataKey("k1", key)]), context=context)
+        padding: Padding = "padme" if seed % 2 else None
+        codec = DocumentCodec(model, keys=KeyRing([DataKey("k1", key)]), context=context, padding=padding)
         names = {field.stored: field.name for field in codec.schema.stored}
         for _ in range(100):
             instance = model(**{name: make(rng) for name, make in makers.items()})

@@ -61,7 +61,7 @@ class Note(BaseModel):
 
 def synchronous(client: MongoClient[dict[str, Any]], keys: KeyRing, ada: Customer) -> None:
     """Everything over a MongoClient."""
-    customers = Repository(Customer, client.crm.customers, keys=keys, context="customers", validate_on_save=True)
+    customers = Repository(Customer, client.crm.customers, keys=keys, context="customers", validate_on_save=True, padding="padme")
     assert_type(customers, Repository[Customer])
     assert_type(customers.save(ada), Customer)
     assert_type(customers.save(ada, overwrite=True), Customer)
