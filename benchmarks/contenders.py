@@ -308,7 +308,7 @@ class Beanie(Contender):
     def prepare(self) -> None:
         """Beanie keeps the collection in the class, so there is one for each collection."""
 
-        class Kept(Document, self.family.model):  # type: ignore[name-defined, misc]  # a base that is a value
+        class Kept(Document, self.family.model):
             id: UUID = Field(default_factory=uuid4)
 
             class Settings:

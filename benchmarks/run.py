@@ -69,7 +69,7 @@ class Plan:
         return replace(self.effort, seconds=self.effort.seconds * weight * (1.5 if operation.is_bulk else 1))
 
 
-QUICK = Plan(Effort(seconds=0, least=2, most=2, warm_up=0), bulk=60, searched=300, streamed=2_000)
+QUICK = Plan(Effort(seconds=0, least=2, most=2, warm_up=0), bulk=40, searched=300, streamed=2_000)
 WHOLE = Plan(Effort(seconds=6, least=5, most=300, warm_up=3), bulk=1_000, searched=20_000, streamed=100_000)
 
 
