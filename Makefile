@@ -50,11 +50,9 @@ vectors: .venv/.dev ## write spec/vectors anew from spec/reference.py; fails if 
 	@git diff --exit-code --stat -- spec || { echo "make vectors: the files of spec/ have changed: see git diff"; exit 1; }
 	@echo "make vectors: nothing has changed"
 
-bench: .venv/.bench ## what sealing and searching cost against plaintext, in two minutes: benchmarks/
-	@for each in save_and_load search; do \
-		echo "== make bench: running benchmarks/$$each.py"; \
-		$(PY) benchmarks/$$each.py || { status=$$?; echo "make bench: FAILED"; exit $$status; }; \
-	done
+bench: .venv/.bench ## ours against plaintext, Beanie and CSFLE, in eight minutes; ARGS=--docs writes docs/performance.md
+	@echo "== make bench: running benchmarks/run.py $(ARGS)"
+	@$(PY) -m benchmarks.run $(ARGS) || { status=$$?; echo "make bench: FAILED"; exit $$status; }
 
 soak: .venv/.dev ## the long campaigns among the tests
 	@$(PY) -m pytest -m soak || { status=$$?; echo "make soak: FAILED"; exit $$status; }
@@ -85,8 +83,8 @@ install := -m pip install --disable-pip-version-check
 
 .venv/.dev: pyproject.toml
 	$(call environment,.venv)
-	@echo "== installing the package, the tests and the linters, a MongoDB included (about 200 MB, once)"
-	@$(PY) $(install) --editable ".[all]" --group dev
+	@echo "== installing the package, the tests, the linters and whom the benchmark measures, a MongoDB included (about 300 MB, once)"
+	@$(PY) $(install) --editable ".[all,bench]" --group dev
 	@touch $@
 
 .venv-oldest/.installed: pyproject.toml
