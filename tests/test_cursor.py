@@ -2,16 +2,39 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
+import threading
+import time
+from collections.abc import Callable
 from typing import Annotated, Any
 
+import bson
 import pytest
 from conftest import Driver
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import BaseModel
+from pymongo import MongoClient
 from pymongo.database import Database
-from pymongo.errors import InvalidOperation
+from pymongo.encryption_options import AutoEncryptionOpts
+from pymongo.errors import InvalidOperation, OperationFailure
+from test_flows import Commands
 
-from mongo_envelope import EnvelopeError, IntegrityError, KeyRing, MalformedEnvelopeError, Queryable, QueryError, UnknownKeyError
+from mongo_envelope import (
+    EnvelopeError,
+    IntegrityError,
+    KeyRing,
+    MalformedEnvelopeError,
+    Queryable,
+    QueryError,
+    Repository,
+    UnknownKeyError,
+    embedded,
+)
+from mongo_envelope.bridge import settle
 from mongo_envelope.errors import KMSError
+from mongo_envelope.flows import documents_of
 
 Db = Database[dict[str, Any]]
 
@@ -143,10 +166,10 @@ async def test_an_outage_is_not_skipped(driver: Driver, monkeypatch: pytest.Monk
     """A KMSError is raised whatever on_invalid says: that no key can be had is not an empty result."""
     items = await with_items(driver)
 
-    def down(raw: bytes) -> Any:
+    def down(*_: Any) -> Any:
         raise KMSError("the key service did not answer")
 
-    monkeypatch.setattr(items.codec, "open_bson", down)
+    monkeypatch.setattr(items.codec, "open_at_once", down)
     for how in ("skip", lambda error: None):
         with pytest.raises(KMSError):
             await items.find(on_invalid=how).to_list()
@@ -171,3 +194,176 @@ async def test_a_cursor_is_a_context(driver: Driver, database: Db) -> None:
         assert (await anext(cursor)).id == 0
         assert idle() == 1
     assert idle() == 0
+
+
+# --- batches ----------------------------------------------------------------------------------------------------------
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for what another thread or task does."""
+    for _ in range(500):
+        if condition():
+            return
+        await asyncio.sleep(0.01)
+    pytest.fail("it did not happen within five seconds")
+
+
+async def test_the_next_batch_is_asked_for_while_one_is_opened(driver: Driver, server: embedded.Server) -> None:
+    """One batch ahead, not more; and none with a session, which the loop around the cursor may be using."""
+    await with_items(driver, 12)
+    commands = Commands()
+    async with driver.another_client(server.uri, event_listeners=[commands]) as client:
+        items = driver.repository(Item, driver.collection(client=client))
+
+        def asked() -> int:
+            return sum("getMore" in each for each in commands.sent)
+
+        found = items.find(sort="id", batch_size=3)
+        assert (await anext(found)).id == 0
+        await until(lambda: asked() == 1)
+        await asyncio.sleep(0.05)
+        assert asked() == 1
+        assert [each.id for each in await found.to_list(3)] == [1, 2, 3]
+        await until(lambda: asked() == 2)
+        assert [each.id for each in await found.to_list()] == [*range(4, 12)]
+        commands.sent.clear()
+        session = client.start_session()
+        found = items.find(sort="id", batch_size=3, session=session)
+        assert (await anext(found)).id == 0
+        await asyncio.sleep(0.05)
+        assert asked() == 0
+        assert len(await found.to_list()) == 11
+        await settle(session.end_session())
+
+
+async def test_an_error_of_the_server_comes_after_the_documents_before_it(
+    driver: Driver, server: embedded.Server, fail_command: Any
+) -> None:
+    """It was met ahead of its turn, and is raised in its turn."""
+    async with driver.another_client(server.uri, appName="fails", heartbeatFrequencyMS=500) as client:
+        items = driver.repository(Item, driver.collection(client=client))
+        await items.save_many([Item(id=number) for number in range(6)])
+        fail_command(["getMore"], errorCode=8000)
+        found = items.find(sort="id", batch_size=4)
+        assert [(await anext(found)).id for _ in range(4)] == [0, 1, 2, 3]
+        with pytest.raises(OperationFailure):
+            await anext(found)
+        fail_command(["getMore"], errorCode=8000)
+        found = items.find(sort="id", batch_size=4)
+        assert (await anext(found)).id == 0
+        del found  # whoever leaves a cursor does not hear of it
+        gc.collect()
+        await asyncio.sleep(0.05)
+
+
+async def test_a_cursor_is_closed_while_it_fetches(driver: Driver, server: embedded.Server, fail_command: Any) -> None:
+    """The answer is waited for: pymongo's cursor is for one thread at a time. What has come can still be read."""
+    async with driver.another_client(server.uri, appName="fails", heartbeatFrequencyMS=500) as client:
+        items = driver.repository(Item, driver.collection(client=client))
+        await items.save_many([Item(id=number) for number in range(6)])
+        fail_command(["getMore"], blockConnection=True, blockTimeMS=300)
+        found = items.find(sort="id", batch_size=2)
+        assert (await anext(found)).id == 0
+        await asyncio.sleep(0.05)
+        began = time.monotonic()
+        await found.close()
+        assert time.monotonic() - began > 0.1
+        assert found.inner._cursor.alive is False
+        assert (await anext(found)).id == 1
+
+
+async def test_a_task_that_is_cancelled_while_it_waits(driver: Driver, server: embedded.Server, fail_command: Any) -> None:
+    """Is cancelled, and so is the question to the server; the cursor cannot go on, as one of pymongo's."""
+    if not driver.is_async:
+        return
+    async with driver.another_client(server.uri, appName="fails", heartbeatFrequencyMS=500) as client:
+        items = driver.repository(Item, driver.collection(client=client))
+        await items.save_many([Item(id=number) for number in range(6)])
+        fail_command(["getMore"], blockConnection=True, blockTimeMS=300)
+        found = items.find(sort="id", batch_size=2)
+        task = asyncio.create_task(found.to_list())
+        await asyncio.sleep(0.1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await found.close()
+
+
+async def test_other_tasks_have_their_turn_while_documents_are_opened(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All documents are there at once; a task beside the loop runs all the same, again and again."""
+    if not driver.is_async:
+        return
+    items = await with_items(driver, 200)
+    monkeypatch.setattr("mongo_envelope.cursor._SLICE", 0.0)
+    turns = 0
+
+    async def beside() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(beside())
+    found = items.find(batch_size=500)
+    await anext(found)
+    turns = 0
+    assert len(await found.to_list()) == 199
+    assert turns >= 190
+    task.cancel()
+
+
+async def test_threads_with_cursors_of_their_own(driver: Driver) -> None:
+    """Eight of them read all, each through a cursor that fetches ahead."""
+    items = await with_items(driver, 300)
+    if driver.is_async:
+        found = await asyncio.gather(*(items.find(batch_size=7).to_list() for _ in range(8)))
+    else:
+        found = [[] for _ in range(8)]
+
+        def read(number: int) -> None:
+            found[number] = items.inner.find(batch_size=7).to_list()
+
+        threads = [threading.Thread(target=read, args=(number,)) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert all({each.id for each in one} == {*range(300)} for one in found)
+
+
+@given(st.lists(st.dictionaries(st.text(min_size=1).filter(lambda name: "\0" not in name), st.integers(0, 9)), max_size=5))
+def test_a_raw_batch_falls_into_its_documents(documents: list[dict[str, int]]) -> None:
+    """Into exactly these."""
+    encoded = [bson.encode(each) for each in documents]
+    assert documents_of(b"".join(encoded)) == encoded
+
+
+@given(st.binary(min_size=1, max_size=40))
+def test_what_is_no_batch_is_refused(junk: bytes) -> None:
+    """Or falls into pieces that make it up: whether they are documents is looked at when they are opened."""
+    try:
+        pieces = documents_of(junk)
+    except MalformedEnvelopeError as error:
+        assert "no list of documents" in str(error)  # noqa: PT017 - some junk is a batch
+    else:
+        assert b"".join(pieces) == junk
+        assert all(len(piece) == int.from_bytes(piece[:4], "little") >= 5 for piece in pieces)
+
+
+@pytest.mark.parametrize("change", [lambda raw: raw[:-1], lambda raw: raw + b"\x05", lambda raw: b"\xff\xff\xff\xff" + raw[4:]])
+def test_a_batch_of_a_wrong_length_is_refused(change: Any) -> None:
+    """Cut off, with a rest, with a negative length."""
+    with pytest.raises(MalformedEnvelopeError, match="no list of documents"):
+        documents_of(change(bson.encode({"a": 1}) * 2))
+
+
+def test_a_client_that_decrypts_by_itself_is_asked_for_documents(server: embedded.Server, database: Db) -> None:
+    """pymongo gives no raw batches under its automatic encryption, which somebody may use for other collections."""
+    pytest.importorskip("pymongocrypt")
+    options = AutoEncryptionOpts({"local": {"key": bytes(96)}}, "keys.vault", bypass_auto_encryption=True)
+    with MongoClient[dict[str, Any]](server.uri, auto_encryption_opts=options) as client:
+        items = Repository(Item, client[database.name].customers, keys=KeyRing.generate())
+        items.save_many([Item(id=number) for number in range(5)])
+        assert [each.id for each in items.find(sort="id", batch_size=2)] == [0, 1, 2, 3, 4]
+        assert [each.id for each in items.load_many([3, 1])] == [3, 1]
+        assert items.verify() == 5
