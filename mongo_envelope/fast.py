@@ -17,6 +17,7 @@ import json
 import re
 import struct
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from operator import itemgetter
 from typing import Any, Final, Generic, TypeVar
 from uuid import UUID
@@ -180,6 +181,10 @@ _UNREAD: Final = {kind: value for kind, value in _SCALARS.items() if kind != _ST
 }
 
 
+_EPOCH: Final = datetime(1970, 1, 1)  # noqa: DTZ001 - whose Z is written behind it
+_int64: Final = struct.Struct("<q").unpack_from
+
+
 class _Pattern:
     """Two regular expressions, put together element by element, and what their groups are."""
 
@@ -215,6 +220,8 @@ class _Pattern:
             forms = [re.escape(bytes([kind])) + name + value for kind, value in _UNREAD.items()]
             first = self.add(b"(?:%s|\x02%s(.{4})([\x01-\x7f]*)\x00)" % (b"|".join(forms), name))
             self.texts.append((first, first + 1))
+        elif field.is_moment:
+            self.spliced[field.name] = self.add(rb"\x09%s(.{8})" % name), _moment_as_json
         elif node.kinds == {"string"} and not {UUID, ObjectId, bytes} & {*node.types} and field.stored != "_id":
             first = self.add(rb"\x02%s(.{4})(%s)\x00" % (name, _UNESCAPED))
             self.texts.append((first, first + 1))
@@ -248,6 +255,11 @@ def _uuid_as_json(value: bytes) -> bytes:
     """RFC 9562, section 4."""
     text = value.hex()
     return f'"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"'.encode()
+
+
+def _moment_as_json(value: bytes) -> bytes:
+    """RFC 3339, in UTC, as pydantic writes it. If BSON has changed the moment, the payload has it, too, and comes behind."""
+    return f'"{(_EPOCH + timedelta(milliseconds=_int64(value)[0])).isoformat()}Z"'.encode()
 
 
 def _as_json(kind: int, value: bytes) -> bytes:

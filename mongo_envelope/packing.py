@@ -55,7 +55,7 @@ class FastWriter(Generic[Model]):
         self._names = tuple(schema.model.model_fields)
         self._nodes = tuple(nodes[name] for name in self._names)
         self._deep = tuple((name, deep) for name in self._names if (deep := nodes[name].deep) is not None)
-        self._to_json = schema._plan._serializer.to_json
+        self._serializer_of = schema._plan.serializer_of
         self._shallow = schema._plan.shallow
         self._identity, self._project = schema.identity.name, schema.identity.node.project
         #: computed and extra values are looked at one by one, as is an id that BSON might round
@@ -94,7 +94,7 @@ class FastWriter(Generic[Model]):
                 return None
             for name, check in self._deep:
                 check(values[name])
-            payload = self._to_json(model, warnings=False)
+            payload = self._serializer_of(values).to_json(model, warnings=False)
             if not self._shallow:
                 check_depth(payload)
             if pad is not None:

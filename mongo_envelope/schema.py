@@ -28,6 +28,7 @@ import bson
 import pydantic_core
 import typing_extensions
 from bson import Int64, ObjectId
+from bson.datetime_ms import DatetimeMS
 from pydantic import AliasChoices, BaseModel, RootModel
 from pydantic.fields import ComputedFieldInfo, FieldInfo
 from pydantic.types import EncodedBytes, EncodedStr
@@ -38,6 +39,7 @@ from .errors import MalformedEnvelopeError, PayloadError, QueryError, SchemaErro
 from .indexes import definitions
 from .lossless import Misfit, Node, Plan, Rewritten, Unfit, core_schema_of
 from .lossless.changing import alone
+from .lossless.leaves import project_datetime
 
 __all__ = ["Queryable", "Schema", "Sensitive", "StoredField", "plain", "unknown_field"]
 
@@ -85,8 +87,13 @@ class StoredField:
 
     @property
     def spliced(self) -> bool:
-        """Whether it is read back from the metadata. Otherwise the payload carries its exact value, and that wins."""
-        return not self.computed and not self.node.exact
+        """Whether it is read back from the metadata, unless the payload has it, too, which wins."""
+        return not self.computed and (not self.node.exact or self.is_moment)
+
+    @property
+    def is_moment(self) -> bool:
+        """Whether it is a datetime: the payload carries its exact value, too, if BSON would change that of one such field."""
+        return not self.computed and self.node.project is project_datetime
 
 
 class Schema(Generic[Model]):
@@ -133,7 +140,8 @@ class Schema(Generic[Model]):
         codecs = {name: _codec_of(model, name, marker) for name, marker in markers.items()}
         places = Rewritten(model, codecs={name: codec for name, codec in codecs.items() if codec is not None})
         stored = list(_stored_fields(model, places, markers))
-        plan = places.compile(leave_out=[field.name for field in stored if field.spliced])
+        moments = [field.name for field in stored if field.is_moment]
+        plan = places.compile(leave_out=[field.name for field in stored if field.spliced and not field.is_moment], moments=moments)
         in_clear = {field.name for field in stored}
         sensitive = {name: places.fields[name] for name in model.model_fields if name not in in_clear}
         _refuse_clashes(model, stored, frozenset(sensitive))
@@ -311,7 +319,7 @@ class Schema(Generic[Model]):
 
     def disagreeing(self, document: Mapping[str, Any], model: Model) -> list[str]:
         """The fields whose projection in verified metadata is not that of the exact value, which the payload carries."""
-        fields = [field for field in self.stored if not field.spliced and not field.computed and field.stored in document]
+        fields = [field for field in self.stored if field.node.exact and not field.computed and field.stored in document]
         projected = {field.name: envelope.as_stored(field.node.projected(model.__dict__[field.name])) for field in fields}
         return [field.name for field in fields if not _same(projected[field.name], document[field.stored])]
 
@@ -347,6 +355,9 @@ class Schema(Generic[Model]):
     def _spliced_json(self, document: Mapping[str, Any], payload: bytes) -> bytes:
         """One JSON object of metadata and payload, so that validation runs once and model validators see everything."""
         clear = {field.name: document[field.stored] for field in self._spliced if field.stored in document}
+        for name in self._plan.moments:
+            if isinstance(clear.get(name), DatetimeMS):  # of no year that Python knows: then the payload has it
+                del clear[name]
         if moved := self._may_have_moved & document.keys():  # in the clear when it was sealed, sensitive since; the payload wins
             clear = {name: document[name] for name in moved} | clear
         body = payload.strip(_JSON_SPACE)

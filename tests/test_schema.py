@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from enum import Enum
@@ -10,6 +11,7 @@ from typing import Annotated, Any, Generic, Literal, Optional, TypeVar
 from uuid import UUID, uuid4
 
 import bson
+import pydantic_core
 import pytest
 from bson import ObjectId
 from bson.codec_options import CodecOptions
@@ -491,3 +493,66 @@ def test_what_is_searched_at_once() -> None:
     indexer = Indexer(Schema.of(Model).blind, KeyRing.generate(), "c")
     with pytest.raises(QueryError, match="one_of"):
         compile_search(Schema.of(Model), {"one_of": "z"}, indexer)
+
+
+# --- moments ----------------------------------------------------------------------------------------------------------
+
+
+class Visit(BaseModel):
+    id: int
+    at: Annotated[datetime, Queryable()]
+    left: Annotated[datetime, Queryable()]
+    note: str = ""
+
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("left", "kept"),
+    [
+        (NOON, True),
+        (NOON + timedelta(milliseconds=7), True),
+        (datetime.min.replace(tzinfo=UTC), True),
+        (datetime.max.replace(microsecond=999_000, tzinfo=UTC), True),
+        (NOON.astimezone(timezone(timedelta(0), "GMT")), True),
+        (NOON + timedelta(microseconds=1), False),
+        (NOON.replace(tzinfo=None), False),
+        (NOON.astimezone(timezone(timedelta(hours=1))), False),
+    ],
+    ids=str,
+)
+def test_a_moment_that_bson_keeps_stands_in_the_metadata_alone(left: datetime, kept: bool) -> None:
+    """The payload has moments if it must have one of them; in either case what is loaded is what was saved, offset included."""
+    schema = Schema.of(Visit)
+    visit = Visit(id=1, at=NOON, left=left)
+    metadata, payload = schema.split(visit)
+    assert ("at" in json.loads(payload)) is ("left" in json.loads(payload)) is not kept
+    stored = bson.decode(bson.encode(metadata, codec_options=CODEC_OPTIONS), CODEC_OPTIONS)
+    loaded = schema.join(stored, payload)
+    assert loaded == visit
+    assert loaded.left.utcoffset() == left.utcoffset()
+    assert schema.disagreeing(stored, loaded) == []
+
+
+def test_the_moment_in_the_payload_wins() -> None:
+    """It is exact; documents that were sealed before it could be left out have it always."""
+    schema = Schema.of(Visit)
+    exact = NOON + timedelta(microseconds=5)
+    loaded = schema.join({"_id": 1, "at": NOON, "left": NOON}, _json(at=exact, left=NOON, note="x"))
+    assert (loaded.at, loaded.left, loaded.note) == (exact, NOON, "x")
+    assert schema.disagreeing({"_id": 1, "at": NOON, "left": NOON}, loaded) == []
+    assert schema.disagreeing({"_id": 1, "at": NOON + timedelta(days=1), "left": NOON}, loaded) == ["at"]
+
+
+def test_a_moment_of_no_year_that_python_knows() -> None:
+    """In the metadata alone it is no value of the field; with an exact one in the payload it is not looked at."""
+    schema = Schema.of(Visit)
+    far = {"_id": 1, "at": DatetimeMS(2**60), "left": NOON}
+    assert schema.join(far, _json(at=NOON)).at == NOON
+    with pytest.raises(PayloadError, match="at: missing"):
+        schema.join(far, b'{"note":"x"}')
+
+
+def _json(**values: Any) -> bytes:
+    return pydantic_core.to_json(values)

@@ -21,6 +21,7 @@ from mongo_envelope.errors import SchemaError
 
 from .changing import assigned
 from .depth import is_shallow
+from .leaves import kept
 from .node import Misfit, Node
 from .reading import CONFIG, LOAD, Codec
 from .rewrite import Rewriter
@@ -49,12 +50,14 @@ class Plan(Generic[Model]):
     _serializer: SchemaSerializer
     _validator: SchemaValidator
     shallow: bool  #: no value is nested so deeply that its JSON has to be looked at
+    moments: tuple[str, ...]  #: fields with moments that may be left out, too, if BSON keeps every one of them
+    _without_moments: SchemaSerializer
 
     def dump(self, model: Model) -> bytes:
         """One UTF-8 JSON object: every field that is not left out. Raise `Misfit` for a value that cannot be kept."""
         try:
             self.root.check(model)
-            json = self._serializer.to_json(model, warnings=False)
+            json = self.serializer_of(model.__dict__).to_json(model, warnings=False)
             if not self.shallow:
                 check_depth(json)
         except Misfit as misfit:
@@ -69,6 +72,10 @@ class Plan(Generic[Model]):
         else:
             return json
         raise found
+
+    def serializer_of(self, values: Mapping[str, Any]) -> SchemaSerializer:
+        """The one for an instance with these values."""
+        return self._without_moments if self.moments and all(kept(values[name]) for name in self.moments) else self._serializer
 
     def _explained(self, model: Model, name: str, found: Misfit) -> Misfit:
         """What a user's own ``dump`` did, which pydantic-core's error tells in words that may quote the value."""
@@ -158,24 +165,32 @@ class Rewritten(Generic[Model]):
         self.fields: Mapping[str, Node] = self._rewriter.fields  #: by field name
         self.computed: Mapping[str, Node] = self._rewriter.computed  #: what the computed fields return, by name
 
-    def compile(self, *, leave_out: Iterable[str] = ()) -> Plan[Model]:
-        """Compile, once. `Plan.dump` does not write the fields ``leave_out``; `Plan.load` reads them if they are there."""
-        _check_pydantic()
-        return self._compile(leave_out)
+    def compile(self, *, leave_out: Iterable[str] = (), moments: Iterable[str] = ()) -> Plan[Model]:
+        """Compile, once. `Plan.dump` does not write the fields ``leave_out``; `Plan.load` reads them if they are there.
 
-    def _compile(self, leave_out: Iterable[str]) -> Plan[Model]:
+        Nor does it write the fields ``moments``, datetimes, if BSON keeps the value of every one of them. Of a name that is in the
+        JSON twice `Plan.load` reads the last.
+        """
+        _check_pydantic()
+        return self._compile(leave_out, tuple(moments))
+
+    def _compile(self, leave_out: Iterable[str], moments: tuple[str, ...] = ()) -> Plan[Model]:
         self._rewriter.leave_out(leave_out)
         root = self._rewriter.root
         # Without _use_prebuilt=False pydantic-core takes each class's own serializer and validator, not the rewritten ones.
         problem = None
         try:
+            serializer = SchemaSerializer(root.schema, CONFIG, _use_prebuilt=False)
+            self._rewriter.leave_out(moments)
             return Plan(
                 root,
                 frozenset(self._rewriter.names),
                 self._rewriter.codecs,
-                SchemaSerializer(root.schema, CONFIG, _use_prebuilt=False),
+                serializer,
                 SchemaValidator(root.schema, CONFIG, _use_prebuilt=False),
                 is_shallow(root.schema),
+                moments,
+                SchemaSerializer(root.schema, CONFIG, _use_prebuilt=False),
             )
         except pydantic_core.SchemaError as error:
             problem = error
@@ -199,7 +214,8 @@ def _check_pydantic() -> None:
     """Once in a process: this pydantic builds what we rewrote. If it put the classes' own serializers in, secrets would be lost."""
     canary = _Canary(nested=_Masked(secret="kept"))  # noqa: S106 - nothing secret
     plan = Rewritten(_Canary)._compile(())
-    if plan.dump(canary) != b'{"nested":{"secret":"kept"}}' or plan.load(plan.dump(canary)) != canary:
+    twice = b'{"nested":1,' + plan.dump(canary)[1:]
+    if plan.dump(canary) != b'{"nested":{"secret":"kept"}}' or not plan.load(plan.dump(canary)) == plan.load(twice) == canary:
         raise SchemaError(f"pydantic {pydantic.VERSION} does not build rewritten schemas: this version cannot be used")
 
 

@@ -24,13 +24,14 @@ from .reading import CONFIG, INSTEAD, JSON_KINDS, Raw, dumped, only
 if TYPE_CHECKING:
     from .rewrite import Rewriter
 
-__all__ = ["BYTE_SIZE", "SCALARS", "class_node", "enum_", "enum_values", "literal", "project_datetime", "scalar"]
+__all__ = ["BYTE_SIZE", "SCALARS", "class_node", "enum_", "enum_values", "kept", "literal", "project_datetime", "scalar"]
 
 _DECIMAL128: Final = decimal.Context(prec=34, rounding=decimal.ROUND_HALF_EVEN, Emin=-6143, Emax=6144, clamp=1, traps=[])
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _NAIVE_EPOCH: Final = datetime(1970, 1, 1)  # noqa: DTZ001 - subtracted from naive times only
 _MILLISECOND: Final = timedelta(milliseconds=1)
 _MINUTE: Final = timedelta(minutes=1)
+_NO_OFFSET: Final = timedelta(0)
 
 
 def project_datetime(value: datetime) -> DatetimeMS:
@@ -39,6 +40,11 @@ def project_datetime(value: datetime) -> DatetimeMS:
     if epoch is _NAIVE_EPOCH and value.tzinfo is not None:  # a zone that does not know its offset
         value = value.replace(tzinfo=None)
     return DatetimeMS((value - epoch) // _MILLISECOND)
+
+
+def kept(value: datetime) -> bool:
+    """Whether BSON keeps a moment as it is: whole milliseconds, and no offset."""
+    return value.microsecond % 1000 == 0 and value.utcoffset() == _NO_OFFSET
 
 
 def _project_decimal(value: decimal.Decimal) -> Decimal128:
