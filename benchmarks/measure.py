@@ -129,7 +129,7 @@ class Operation:
         """How many of them are timed at a time."""
         if self.is_bulk:
             return callers
-        return min(contender.singles if callers == 1 else callers * 10, len(contender.people))
+        return min(contender.singles if callers == 1 else callers * 5, len(contender.people))
 
     def arguments(self, contender: Contender, targets: Sequence[Any], calls: int) -> list[Arguments]:
         """Of so many calls. ``targets``: ids or addresses of what is there."""
