@@ -24,6 +24,8 @@ __all__ = ["Effort", "Operation", "Quartiles", "Result", "Side", "compare", "con
 Arguments = tuple[Any, ...]
 
 console = Console(highlight=False)
+if not console.is_terminal:
+    console.width = 150  # of a file
 
 
 @dataclass(frozen=True)

@@ -150,7 +150,9 @@ def machine(server: embedded.Server) -> dict[str, str]:
         "Python": platform.python_version(),
         "mongod": f"{server.version}, on the same machine, over {'a unix socket' if '%2F' in server.uri else 'TCP'}",
         **{name: version(name) for name in packages},
-        "libmongocrypt": "with its own AES" if libmongocrypt.mongocrypt_is_crypto_available() else "as in pymongocrypt's wheel",
+        "libmongocrypt": "with its own AES"
+        if libmongocrypt.mongocrypt_is_crypto_available()
+        else "without an AES of its own, as in pymongocrypt's wheel",
     }
 
 
@@ -167,7 +169,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="a few rounds of everything, to see that it runs")
     parser.add_argument(
-        "--effort", type=float, default=1.0, metavar="FACTOR", help="measure longer or shorter (default: 1, 8 minutes)"
+        "--effort", type=float, default=1.0, metavar="FACTOR", help="measure longer or shorter (default: 1, 6 minutes)"
     )
     parser.add_argument("--documents", type=int, help=f"among which one is searched (default: {WHOLE.searched:,})")
     parser.add_argument("--stream", type=int, help=f"documents while memory is watched (default: {WHOLE.streamed:,})")
