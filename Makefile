@@ -50,7 +50,7 @@ vectors: .venv/.dev ## write spec/vectors anew from spec/reference.py; fails if 
 	@git diff --exit-code --stat -- spec || { echo "make vectors: the files of spec/ have changed: see git diff"; exit 1; }
 	@echo "make vectors: nothing has changed"
 
-bench: .venv/.bench ## ours against plaintext, Beanie and CSFLE, in eight minutes; ARGS=--docs writes docs/performance.md
+bench: .venv/.bench ## ours against plaintext, Beanie and CSFLE, in six minutes; ARGS=--docs writes docs/performance.md
 	@echo "== make bench: running benchmarks/run.py $(ARGS)"
 	@$(PY) -m benchmarks.run $(ARGS) || { status=$$?; echo "make bench: FAILED"; exit $$status; }
 

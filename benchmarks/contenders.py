@@ -348,7 +348,7 @@ class Beanie(Contender):
 class Csfle(Plain):
     """Fields encrypted explicitly by libmongocrypt, as it comes from PyPI: its AES and HMAC are calls to ``cryptography``.
 
-    Reads use MongoDB's own decryption on the way in, which is faster than calling ``decrypt`` for each field.
+    Reads use MongoDB's own decryption on the way in, which is faster than calling ``decrypt`` for each field of each document.
     """
 
     singles = 5
@@ -422,6 +422,18 @@ class CsfleBlob(Csfle):
         """The blob's fields beside the others."""
         document = document or {}
         return self.model.model_validate({**document, **document["data"]})
+
+    def opened(self, document: dict[str, Any] | None) -> Any:
+        """One call, which for one document is faster than the client that decrypts by itself."""
+        document = document or {}
+        names = ["data", "email"] if self.searchable else ["data"]
+        return self.loaded(document | {name: self.clients.encryption.decrypt(document[name]) for name in names})
+
+    def read(self, id: UUID) -> Any:
+        return self.opened(self.collection.find_one({"_id": id}))
+
+    def search(self, email: str) -> Any:
+        return self.opened(self.collection.find_one({"email": self.encrypted(email, to_search=True)}))
 
 
 class CsfleFields(Csfle):

@@ -84,11 +84,11 @@ def _is_queryable(metadata: list[Any]) -> bool:
 
 
 def families(*, bulk: int, searched: int) -> list[Family]:
-    """The three, the customer first. ``bulk``: documents of the bulk operations; a 20th of that for 64 KB, a 50th to search."""
+    """The three, the customer first. ``bulk``: documents of the bulk operations; of 64 KB a 40th of that, and a 50th to search."""
     return [
         Family("1 KB", Customer, make_customers(bulk), bulk, searched),
         Family("200 B", Reminder, _reminders(bulk), bulk, searched),
-        Family("64 KB", Dossier, _dossiers(bulk // 20), bulk // 20, max(searched // 50, bulk // 20)),
+        Family("64 KB", Dossier, _dossiers(bulk // 40), bulk // 40, max(searched // 50, bulk // 40)),
     ]
 
 

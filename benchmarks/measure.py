@@ -24,6 +24,8 @@ __all__ = ["Effort", "Operation", "Quartiles", "Result", "Side", "compare", "con
 Arguments = tuple[Any, ...]
 
 console = Console(highlight=False)
+if not console.is_terminal:
+    console.width = 150  # of a file
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,7 @@ class Operation:
         """How many of them are timed at a time."""
         if self.is_bulk:
             return callers
-        return min(contender.singles if callers == 1 else callers * 10, len(contender.people))
+        return min(contender.singles if callers == 1 else callers * 5, len(contender.people))
 
     def arguments(self, contender: Contender, targets: Sequence[Any], calls: int) -> list[Arguments]:
         """Of so many calls. ``targets``: ids or addresses of what is there."""

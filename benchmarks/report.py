@@ -119,8 +119,13 @@ def verdicts(figures: Figures) -> list[Verdict]:
         name = kind if kind == "stored bytes" else figures.of(kind).operation
         found.append(Verdict(f"{name}: at most {bar:.2f} of plaintext", f"{ratio:.2f}", round(ratio, 2) <= bar))
     for ours, word in (("ours async", "both async"), ("ours", "ours sync")):
-        least, where = min((figures.of(kind).ratio("Beanie", ours).median, figures.of(kind).operation) for kind in OPERATIONS)
-        found.append(Verdict(f"faster than Beanie in all operations, {word}", f"at least {least:.2f} times, {where}", least > 1))
+        times = {kind: figures.of(kind).ratio("Beanie", ours).median for kind in OPERATIONS}
+        least = min((kind for kind in OPERATIONS if kind in BARS), key=lambda kind: times[kind])
+        measured = f"at least {times[least]:.2f} times, {figures.of(least).operation}"
+        found.append(Verdict(f"faster than Beanie in all of these, {word}", measured, times[least] > 1))
+        found.append(
+            Verdict(f"update one: faster than Beanie, {word}", f"{times['update one']:.2f} times", times["update one"] > 1)
+        )
     for other, bar in ((BLOB, BLOB_BAR), (FIELDS, FIELDS_BAR)):
         for kind in ("insert {}", "read {}"):
             result = figures.of(kind)
@@ -210,9 +215,12 @@ def _against_others(figures: Figures) -> Table:
                 *times,
             ]
         )
-    columns = ["ratio to plaintext", "ours", "ours async", "Beanie", "Beanie to sync plaintext", BLOB, FIELDS]
-    columns += ["ours faster than Beanie", "than one blob", "than 12 fields"]
-    note = "The same customer, one caller. Async contenders, and Beanie is one, stand against plaintext over the async driver."
+    columns = ["to plaintext", "ours", "ours async", "Beanie", "Beanie to sync", BLOB, FIELDS]
+    columns += ["faster than Beanie", "than one blob", "than 12 fields"]
+    note = (
+        "The same customer, one caller. Async contenders, and Beanie is one, stand against plaintext over the async driver; "
+        "“to sync”: over the sync driver. The last three columns: how many times as fast ours is (Beanie: ours async)."
+    )
     return Table("Against others", note, columns, rows)
 
 
@@ -229,8 +237,8 @@ def _callers(figures: Figures) -> Table:
             f"{several.ratio(key, label(key, CALLERS)).median:.2f}x" for key in ("plain", "ours", "plain async", "ours async")
         ]
         rows.append([one.operation, *cells])
-    columns = ["ratio to plaintext", "1 thread", "1 task", f"{CALLERS} threads", f"{CALLERS} tasks"]
-    columns += [f"{who}: {CALLERS} {what} against 1" for what in ("threads", "tasks") for who in ("plaintext", "ours")]
+    columns = ["to plaintext", "1 thread", "1 task", f"{CALLERS} threads", f"{CALLERS} tasks"]
+    columns += [f"{who}: {CALLERS} {what} to 1" for what in ("threads", "tasks") for who in ("plaintext", "ours")]
     note = "The same customer, against plaintext with as many callers. The last four columns: how much more is done in a second."
     return Table("Several callers", note, columns, rows)
 
@@ -377,7 +385,7 @@ def plot(figures: Figures, file: Path) -> None:
         for row, _ in pairwise(range(len(results))):
             axes.axhline(row + 0.5, color="#dddddd", linewidth=0.8)
         axes.set_xscale("log")
-        ticks = [1, 1.5, 2, 3, 5, 10, 20, 50]
+        ticks = [0.8, 1, 1.5, 2, 3, 5, 10, 20, 50]
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.minorticks_off()
         axes.set_yticks(range(len(results)), [result.operation for result in results])

@@ -42,7 +42,7 @@ def test_every_contender_gives_back_what_it_was_given(clients: Any, number: int,
     from benchmarks.documents import families
     from benchmarks.run import MINE, OTHERS, checked
 
-    family = families(bulk=40, searched=40)[number]
+    family = families(bulk=80, searched=80)[number]
     found = checked(clients, family, searchable=searchable)
     assert [type(each) for each in found] == [*MINE, *(OTHERS if number == 0 else [])]
     for contender in found if searchable else []:
@@ -130,7 +130,7 @@ def test_a_quick_run_measures_everything_side_by_side(quick: tuple[Path, str]) -
     figures = json.loads((quick[0] / "bench.json").read_text())
     found = {(each["document"], each["operation"], each["callers"]): each["sides"] for each in figures["comparisons"]}
     for document, callers in itertools.product(("200 B", "1 KB", "64 KB"), (1, 8)):
-        count = 2 if document == "64 KB" else 40
+        count = 2 if document == "64 KB" else 80
         operations = ("insert one", "read one", f"insert {count}", f"read {count}", "update one", "search for one")
         suffix = "" if callers == 1 else " x8"
         mine = {f"{who}{suffix}" for who in ("plain", "ours", "plain async", "ours async")}
