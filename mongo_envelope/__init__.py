@@ -1,10 +1,12 @@
 """Pydantic models whose sensitive fields are sealed before they reach MongoDB, and verified when they come back."""
 
+from .batches import AsyncBulkWriter, BulkWriter
 from .blind import BlindIndex, Bucket
 from .codec import DocumentCodec, Metadata
 from .conditions import where
 from .cursor import AsyncCursor, Cursor
 from .errors import (
+    BulkSaveError,
     ConfigurationError,
     DocumentNotFoundError,
     DuplicateValueError,
@@ -18,9 +20,11 @@ from .errors import (
     QueryError,
     RepositoryError,
     RevisionConflictError,
+    SaveResult,
     SchemaError,
     UnknownKeyError,
     UnsupportedVersionError,
+    UpdateResult,
 )
 from .keys import DataKey, IndexKey, KeyRing
 from .repository import AsyncRepository, Repository
@@ -30,10 +34,13 @@ from .upkeep import Finding
 __version__ = "0.1.0"
 
 __all__ = [
+    "AsyncBulkWriter",
     "AsyncCursor",
     "AsyncRepository",
     "BlindIndex",
     "Bucket",
+    "BulkSaveError",
+    "BulkWriter",
     "ConfigurationError",
     "Cursor",
     "DataKey",
@@ -56,9 +63,11 @@ __all__ = [
     "Repository",
     "RepositoryError",
     "RevisionConflictError",
+    "SaveResult",
     "SchemaError",
     "Sensitive",
     "UnknownKeyError",
     "UnsupportedVersionError",
+    "UpdateResult",
     "where",
 ]

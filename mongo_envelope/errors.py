@@ -15,7 +15,8 @@
     └── RepositoryError
         ├── DocumentNotFoundError     no document has this _id
         ├── RevisionConflictError     somebody else wrote in between; nothing was written
-        └── DuplicateValueError       another unique index refused the value
+        ├── DuplicateValueError       another unique index refused the value
+        └── BulkSaveError             some of many documents were not saved; its result has an error for each
 
 No error carries a key, a plaintext or an unverified value. The one exception is the ``_id`` of a document, which stands
 in the clear anyway: its ``repr``, cut to 64 characters.
@@ -23,9 +24,11 @@ in the clear anyway: its ``repr``, cut to 64 characters.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Self
 
 __all__ = [
+    "BulkSaveError",
     "ConfigurationError",
     "DocumentNotFoundError",
     "DuplicateValueError",
@@ -39,9 +42,11 @@ __all__ = [
     "QueryError",
     "RepositoryError",
     "RevisionConflictError",
+    "SaveResult",
     "SchemaError",
     "UnknownKeyError",
     "UnsupportedVersionError",
+    "UpdateResult",
 ]
 
 
@@ -66,19 +71,24 @@ class _AboutDocumentError(MongoEnvelopeError):
     collection: str | None = None
     #: ``repr`` of the document's ``_id``, at most 64 characters. Unverified: for people and logs, not for decisions.
     document_id: str | None = None
+    #: Of many that were given to one call: which, counted from 0.
+    index: int | None = None
+    #: What a call that takes many had written when it stopped.
+    result: SaveResult | UpdateResult | None = None
 
-    def about(self, *, document_id: object = None, collection: str | None = None) -> Self:
+    def about(self, *, document_id: object = None, collection: str | None = None, index: int | None = None) -> Self:
         """Note which document this is about, unless that is known already; gives the same error back."""
         if self.document_id is None and document_id is not None:
             self.document_id = shortened(document_id)
         if self.collection is None:
             self.collection = collection
+        if self.index is None:
+            self.index = index
         return self
 
     def __str__(self) -> str:
-        where = [
-            f"{name} {value}" for name, value in (("collection", self.collection), ("_id", self.document_id)) if value is not None
-        ]
+        known = (("collection", self.collection), ("_id", self.document_id), ("index", self.index))
+        where = [f"{name} {value}" for name, value in known if value is not None]
         return super().__str__() + (f" [{', '.join(where)}]" if where else "")
 
 
@@ -137,6 +147,34 @@ class RevisionConflictError(RepositoryError):
 
 class DuplicateValueError(RepositoryError):
     """A unique index, other than that of ``_id``, already holds this value. Nothing was written."""
+
+
+class BulkSaveError(RepositoryError):
+    """Of many documents some were not saved, with ``ordered=False``. ``.result.failed`` has an error for each of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class SaveResult:
+    """What `save_many` or `bulk` has written."""
+
+    inserted_count: int = 0
+    replaced_count: int = 0
+    #: An error for each document that was not written, each with ``index`` and ``document_id``.
+    failed: tuple[EnvelopeError | RepositoryError, ...] = ()
+    deleted_count: int = 0  #: by `bulk`
+
+    @property
+    def saved_count(self) -> int:
+        """How many documents were written: inserted or replaced."""
+        return self.inserted_count + self.replaced_count
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateResult:
+    """What `update_many` has changed. The names are pymongo's."""
+
+    matched_count: int = 0
+    modified_count: int = 0  #: how many were written: each one that matches is
 
 
 def shortened(value: object) -> str:

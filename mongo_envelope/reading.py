@@ -183,7 +183,7 @@ class Reading(Flows[Model]):
         while (model := self.at_hand(found)) is WAIT:
             if found.invalid is not None:
                 await self.tell(found)
-            elif not await self.fetch(found):
+            elif not await self.refill(found):
                 return END
         if model is END:
             await settle(found.cursor.close())
@@ -218,7 +218,7 @@ class Reading(Flows[Model]):
         if error is not None and callable(found.on_invalid):
             await self._answer_of(found.on_invalid(error))
 
-    async def fetch(self, found: Found) -> bool:
+    async def refill(self, found: Found) -> bool:
         """Wait for the next documents. Whether there are any."""
         documents = await self.batch(found)
         found.waiting = iter(documents)

@@ -10,21 +10,21 @@ pymongo's; ``max_time_ms``, ``hint``, ``comment`` and ``collation`` are those of
 from __future__ import annotations
 
 import asyncio
-import random
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Self, TypedDict, TypeVar, Unpack, overload
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypedDict, TypeVar, Unpack, overload
 
 from pydantic import BaseModel
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.collection import Collection
 
-from . import guard
+from . import batches, guard
+from .batches import AsyncBulkWriter, BulkWriter, pauses
 from .bridge import drive
 from .codec import DocumentCodec, Metadata
 from .cursor import AsyncCursor, Cursor
-from .errors import RevisionConflictError
-from .flows import Filter, SortKey, in_transaction
+from .errors import RevisionConflictError, SaveResult, UpdateResult
+from .flows import Filter, SortKey
 from .keys import IndexKey, KeyRing
 from .padding import Padding
 from .reading import Hint, OnInvalid
@@ -78,20 +78,6 @@ class FindOptions(FindOneOptions, _CursorOptions, total=False):
 
 class AsyncFindOptions(AsyncFindOneOptions, _CursorOptions, total=False):
     """Of `AsyncRepository.find`."""
-
-
-#: So often `update` begins again after a conflict.
-_REPEATS: Final = 12
-
-
-def _pauses(revision: str | None, session: Any) -> Iterator[float]:
-    """Seconds to wait before each repetition: at random, on average twice as long each time, so that writers get out of step.
-
-    None where one revision and no other is to be changed. None in a transaction: it would read the same again; there the whole
-    transaction is repeated, by pymongo's ``with_transaction``.
-    """
-    for number in range(0 if revision is not None or in_transaction(session) else _REPEATS):
-        yield random.uniform(0, min(0.25, 0.001 * 2**number))  # noqa: S311 - nothing secret
 
 
 class _Repository(Generic[Model]):
@@ -275,10 +261,33 @@ class Repository(_Repository[Model]):
         self,
         models: Iterable[Model],
         *,
+        ordered: bool = True,
+        batch_size: int | None = None,
         session: ClientSession | None = None,
-    ) -> list[Model]:
-        """Save several: new ones in one ordered insert, then loaded ones one by one. All are sealed before any is sent."""
-        return drive(self._flows.save_many(models, session=session))
+    ) -> SaveResult:
+        """Save many, of an iterable of any length, a chunk at a time: each is inserted or replaced as by `save`. How many were.
+
+        ``ordered``: stop at the first that fails, and raise its error; ``.index`` and ``.document_id`` say which, ``.result`` what
+        was written. Otherwise all are tried, and `BulkSaveError` is raised at the end if any failed; ``.result.failed`` has their
+        errors. ``batch_size``: how many go into one command, at most. Not atomic without a transaction. An instance that is in a
+        chunk twice is written once. After an error of pymongo call it again with the same instances: none is written twice.
+        """
+        run = self._flows.run("save_many", ordered=ordered, batch_size=batch_size, session=session)
+        return batches.save_many(self._flows, models, run)
+
+    def bulk(
+        self,
+        *,
+        ordered: bool = True,
+        batch_size: int | None = None,
+        session: ClientSession | None = None,
+    ) -> BulkWriter[Model]:
+        """A context manager that collects saves, updates and deletes, and sends them a chunk at a time; the rest at its end.
+
+        ``with customers.bulk() as bulk: bulk.save(ada); bulk.update(id, {…}); bulk.delete(id)``; then ``bulk.result``. In order on
+        each document. If the block raises, what was not sent stays unsent. Options and errors are as for `save_many`.
+        """
+        return BulkWriter(self._flows, self._flows.run("bulk", ordered=ordered, batch_size=batch_size, session=session))
 
     def load(
         self,
@@ -486,14 +495,30 @@ class Repository(_Repository[Model]):
         do not fit the model, `RevisionConflictError` (after a dozen conflicts; at once in a transaction or with ``revision``), and
         what `load` and `save` raise. After an error of pymongo it is unknown whether the changes were made.
         """
-        pauses = _pauses(revision, session)
+        waits = pauses(revision, session)
         while isinstance(
             saved := drive(self._flows.update(id, changes, revision=revision, session=session)), RevisionConflictError
         ):
-            if (pause := next(pauses, None)) is None:
+            if (pause := next(waits, None)) is None:
                 raise saved
             time.sleep(pause)
         return saved
+
+    def update_many(
+        self,
+        filter: Filter,
+        changes: Mapping[str, Any] | Callable[[Model], Model | None],
+        *,
+        batch_size: int | None = None,
+        session: ClientSession | None = None,
+    ) -> UpdateResult:
+        """Change every document that matches, in the order of ``_id``, a chunk at a time; all of them if the filter is ``{}``.
+
+        Each is loaded, verified, changed as by `update`, and replaced if nobody wrote in between; otherwise it is loaded again, and
+        changed if it still matches. It stops at the first error, whose ``.result`` says what was done. Not atomic.
+        """
+        run = self._flows.run("update_many", ordered=True, batch_size=batch_size, session=session)
+        return batches.update_many(self._flows, filter, changes, run)
 
     def delete(
         self,
@@ -598,12 +623,25 @@ class AsyncRepository(_Repository[Model]):
 
     async def save_many(
         self,
-        models: Iterable[Model],
+        models: Iterable[Model] | AsyncIterable[Model],
         *,
+        ordered: bool = True,
+        batch_size: int | None = None,
         session: AsyncClientSession | None = None,
-    ) -> list[Model]:
-        """See `Repository.save_many`."""
-        return await self._flows.save_many(models, session=session)
+    ) -> SaveResult:
+        """See `Repository.save_many`. Of an async iterable, too."""
+        run = self._flows.run("save_many", ordered=ordered, batch_size=batch_size, session=session)
+        return await batches.save_many_async(self._flows, models, run)
+
+    def bulk(
+        self,
+        *,
+        ordered: bool = True,
+        batch_size: int | None = None,
+        session: AsyncClientSession | None = None,
+    ) -> AsyncBulkWriter[Model]:
+        """See `Repository.bulk`. ``async with``, and its methods are awaited."""
+        return AsyncBulkWriter(self._flows, self._flows.run("bulk", ordered=ordered, batch_size=batch_size, session=session))
 
     async def load(
         self,
@@ -786,12 +824,24 @@ class AsyncRepository(_Repository[Model]):
         session: AsyncClientSession | None = None,
     ) -> Model:
         """See `Repository.update`. The function may be a coroutine function."""
-        pauses = _pauses(revision, session)
+        waits = pauses(revision, session)
         while isinstance(saved := await self._flows.update(id, changes, revision=revision, session=session), RevisionConflictError):
-            if (pause := next(pauses, None)) is None:
+            if (pause := next(waits, None)) is None:
                 raise saved
             await asyncio.sleep(pause)
         return saved
+
+    async def update_many(
+        self,
+        filter: Filter,
+        changes: Mapping[str, Any] | Callable[[Model], Awaitable[Model | None] | Model | None],
+        *,
+        batch_size: int | None = None,
+        session: AsyncClientSession | None = None,
+    ) -> UpdateResult:
+        """See `Repository.update_many`. The function may be a coroutine function."""
+        run = self._flows.run("update_many", ordered=True, batch_size=batch_size, session=session)
+        return await batches.update_many_async(self._flows, filter, changes, run)
 
     async def delete(
         self,

@@ -19,12 +19,12 @@ from pymongo.errors import BulkWriteError
 from . import envelope, guard
 from .answer import Asked
 from .bridge import settle
+from .bulk import Bulk
 from .errors import ConfigurationError, EnvelopeError, RepositoryError, UnknownKeyError
 from .flows import END, Filter, as_document, batches, next_of, raw_of
 from .keys import IndexKey, KeyRing
 from .provision import BYTE_BY_BYTE, indexes_of, is_strict, options_of, unfit, wanted_indexes
 from .reading import OnInvalid, check_on_invalid, decoded
-from .writing import Writing
 
 __all__ = ["Finding", "OnProgress", "Upkeep"]
 
@@ -64,7 +64,7 @@ class _Run:
     told: tuple[int, int] | None = None  #: what was said of the progress
 
 
-class Upkeep(Writing[Model]):
+class Upkeep(Bulk[Model]):
     """The flows that look after a collection, and all others."""
 
     # --- index keys ---------------------------------------------------------------------------------------------------

@@ -7,14 +7,14 @@ outcome is unknown: a lost reply, a transaction that may be aborted.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from bson import Regex
 from bson.errors import BSONError
 from pydantic import BaseModel
-from pymongo.errors import BulkWriteError, WriteError
+from pymongo.errors import WriteError
 
 from . import envelope, size
 from .answer import comparable, same
@@ -32,16 +32,16 @@ from .flows import END, Filter, as_document, in_transaction, raw_of
 from .places import identity_value
 from .provision import BYTE_BY_BYTE
 from .reading import Reading
-from .revision import ABSENT, FRESH, Revision, from_text, recall, remember
+from .revision import ABSENT, Revision, from_text, recall, remember
 from .search import Compiled
 
-__all__ = ["Writing"]
+__all__ = ["CHANGED", "DELETED", "EXISTS", "Sealed", "Writing", "same_shard"]
 
 Model = TypeVar("Model", bound=BaseModel)
 
 
-@dataclass(frozen=True, slots=True)
-class _Sealed:
+@dataclass(slots=True)
+class Sealed:
     """One instance, sealed and ready to be written."""
 
     identity: Any
@@ -53,8 +53,13 @@ class _Sealed:
 class Writing(Reading[Model]):
     """The flows that write, and those that read."""
 
-    def seal(self, model: Model) -> _Sealed:
+    def seal(self, model: Model) -> Sealed:
         """Seal an instance, before anything is sent."""
+        identity, raw = self.sealed(model)
+        return Sealed(identity, raw, recall(model, self.place, identity), self._revision(envelope.tag_of(raw), raw))
+
+    def sealed(self, model: Model) -> tuple[Any, bytes]:
+        """The stored ``_id`` and the stored document: here each instance is sealed that a repository saves."""
         try:
             identity, raw = self.codec.sealed(model)
         except EnvelopeError as error:  # of a batch, say, which one
@@ -62,7 +67,7 @@ class Writing(Reading[Model]):
             error.about(document_id=given if self.schema.identity.node.fits(given) else None, collection=self.name)
             raise
         self.check_size(identity, raw)
-        return _Sealed(identity, raw, recall(model, self.place, identity), self._revision(envelope.tag_of(raw), raw))
+        return identity, raw
 
     def check_size(self, identity: Any, raw: bytes) -> None:
         """Raise `PayloadError` for a sealed document that MongoDB would not take, before it is sent there."""
@@ -79,7 +84,7 @@ class Writing(Reading[Model]):
             return await self._store(model, sealed, sealed.known, overwrite=overwrite, session=session)
         return await self._store(model, sealed, await self._since(sealed, revision, session), overwrite=False, session=session)
 
-    async def _since(self, sealed: _Sealed, text: str, session: Any) -> tuple[Revision, ...]:
+    async def _since(self, sealed: Sealed, text: str, session: Any) -> tuple[Revision, ...]:
         """What to expect where the caller names a revision: that one, and what this instance has attempted on top of it since."""
         tag = _tag(text)
         tags = [revision.tag for revision in sealed.known]
@@ -88,9 +93,7 @@ class Writing(Reading[Model]):
         shard = await self._stored_shard(sealed.identity, session)
         return (Revision(tag, sealed.revision.shard if shard is None else shard),)
 
-    async def _store(
-        self, model: Model, sealed: _Sealed, expected: tuple[Revision, ...], *, overwrite: bool, session: Any
-    ) -> Model:
+    async def _store(self, model: Model, sealed: Sealed, expected: tuple[Revision, ...], *, overwrite: bool, session: Any) -> Model:
         """Write, and let the instance remember what the document may be now.
 
         What it knew before stays possible while the outcome is unknown, also if only a part of it was expected.
@@ -109,7 +112,7 @@ class Writing(Reading[Model]):
         remember(model, self.place, sealed.identity, attempted if in_transaction(session) else (sealed.revision,))
         return model
 
-    async def _write(self, sealed: _Sealed, expected: tuple[Revision, ...], session: Any) -> RepositoryError | None:
+    async def _write(self, sealed: Sealed, expected: tuple[Revision, ...], session: Any) -> RepositoryError | None:
         """Compare-and-set on any of the revisions expected, and insert if the document may not be there."""
         try:
             if await self._replace(sealed, expected, session):
@@ -127,13 +130,13 @@ class Writing(Reading[Model]):
         again = await self._write(sealed, tuple(each for each in expected if each != ABSENT), session)
         return failed if isinstance(again, RevisionConflictError) else again
 
-    async def _replace(self, sealed: _Sealed, expected: tuple[Revision, ...], session: Any) -> bool:
+    async def _replace(self, sealed: Sealed, expected: tuple[Revision, ...], session: Any) -> bool:
         """Replace the document if it is of one of these revisions. One command, but for an instance that changed its shard."""
         there = [revision for revision in expected if revision.tag is not None]
         while there:
             shard = there[0].shard
-            here = [revision for revision in there if _equal(revision.shard, shard)]
-            there = [revision for revision in there if not _equal(revision.shard, shard)]
+            here = [revision for revision in there if same_shard(revision.shard, shard)]
+            there = [revision for revision in there if not same_shard(revision.shard, shard)]
             tags = [revision.tag for revision in here]
             where = self._where(sealed.identity, shard) | {"hmac": {"$in": tags}}
             document = as_document(sealed.raw)
@@ -141,7 +144,7 @@ class Writing(Reading[Model]):
                 return True
         return False
 
-    async def _overwrite(self, sealed: _Sealed, session: Any) -> RepositoryError | None:
+    async def _overwrite(self, sealed: Sealed, session: Any) -> RepositoryError | None:
         """Replace whatever is there, or insert. Again if it has moved to another shard between question and answer."""
         failed: RepositoryError | None = None
         for by_id in self._looks:
@@ -183,9 +186,7 @@ class Writing(Reading[Model]):
         pattern = (details or {}).get("keyPattern") or {"_id": 1}
         fields = list(pattern) if isinstance(pattern, Mapping) else []
         if fields == ["_id"]:
-            return RevisionConflictError(
-                "not saved: a document with this _id exists already. Load it to change it, or save(…, overwrite=True)"
-            )
+            return RevisionConflictError(EXISTS)
         ours = " and ".join(dict.fromkeys(each for name in fields for each in self._named(name)))
         return DuplicateValueError(f"not saved: another document has the same {ours or 'value'}, and the index is unique")
 
@@ -220,66 +221,20 @@ class Writing(Reading[Model]):
         except (BSONError, EnvelopeError):  # nobody has verified it
             return ()
 
-    async def _missed(self, sealed: _Sealed, expected: tuple[Revision, ...], session: Any) -> RepositoryError:
+    async def _missed(self, sealed: Sealed, expected: tuple[Revision, ...], session: Any) -> RepositoryError:
         """Why no document was there to be replaced."""
         known = expected[0] in sealed.known  # otherwise the caller has named the revision
         if not await self._is_there(sealed.identity, session):
             if not known:
                 return DocumentNotFoundError("not saved: there is no such document")
-            return DocumentNotFoundError("not saved: the document has been deleted. save(…, overwrite=True) writes it anew")
+            return DocumentNotFoundError(DELETED)
         if not known:
             return RevisionConflictError(_ANOTHER_REVISION.format("saved"))
-        return RevisionConflictError(
-            "not saved: somebody else wrote the document since it was loaded. Load it again, and repeat the change"
-        )
+        return RevisionConflictError(CHANGED)
 
     async def _is_there(self, identity: Any, session: Any) -> bool:
         where = {"_id": identity}
         return await settle(self._primary.find_one(where, {"_id": 1}, collation=BYTE_BY_BYTE, session=session)) is not None
-
-    async def save_many(self, models: Iterable[Model], *, session: Any) -> list[Model]:
-        """Insert the new ones in one command, then replace the others one by one."""
-        if isinstance(models, BaseModel) or not isinstance(models, Iterable):
-            raise QueryError("save_many takes several models, in a list, say; save takes one")
-        given = list(models)
-        once = list({id(model): model for model in given}.values())
-        sealed = [self.seal(model) for model in once]
-        fresh = [(model, each) for model, each in zip(once, sealed, strict=True) if each.known == FRESH]
-        if fresh:
-            await self._insert_many(fresh, session)
-        for model, each in zip(once, sealed, strict=True):
-            if each.known != FRESH:
-                await self.save(model, overwrite=False, revision=None, session=session)
-        return given
-
-    async def _insert_many(self, fresh: list[tuple[Model, _Sealed]], session: Any) -> None:
-        uncertain = in_transaction(session)
-        were = "will not be, once the transaction is aborted" if uncertain else "were saved"
-        written: int = len(fresh)
-        failed: RepositoryError | None = None
-        try:
-            await settle(self.collection.insert_many([as_document(each.raw) for _, each in fresh], session=session))
-        except BulkWriteError as error:
-            details = error.details or {}
-            problem = details.get("writeErrors") or [{}]
-            failed = self.refused_with(problem[0].get("code"), problem[0])
-            if failed is None:
-                self._remember_written(fresh, uncertain=True)
-                raise
-            written = problem[0]["index"]
-            if details.get("writeConcernErrors"):
-                uncertain, were = True, "were written, but the write concern was not met, so that they may be lost again"
-        except BaseException:  # as in `save`
-            self._remember_written(fresh, uncertain=True)
-            raise
-        self._remember_written(fresh[:written], uncertain=uncertain)
-        if failed is not None:
-            failed.args = (f"{failed.args[0]}. Of {len(fresh)} new documents the {written} before it {were}",)
-            raise failed.about(document_id=fresh[written][1].identity, collection=self.name)
-
-    def _remember_written(self, written: list[tuple[Model, _Sealed]], *, uncertain: bool) -> None:
-        for model, each in written:
-            remember(model, self.place, each.identity, (*each.known, each.revision) if uncertain else (each.revision,))
 
     async def update(
         self, identity: Any, changes: Mapping[str, Any] | Callable[[Model], Any], *, revision: str | None, session: Any
@@ -289,6 +244,23 @@ class Writing(Reading[Model]):
         expected = recall(loaded, self.place, stored)
         if revision is not None and expected[0].tag != _tag(revision):
             return RevisionConflictError(_ANOTHER_REVISION.format("saved")).about(document_id=stored, collection=self.name)
+        return await self._change_and_store(stored, loaded, changes, session)
+
+    async def _change_and_store(
+        self, stored: Any, loaded: Model, changes: Mapping[str, Any] | Callable[[Model], Any], session: Any
+    ) -> Model | RevisionConflictError:
+        expected = recall(loaded, self.place, stored)
+        changed = await self.changed(stored, loaded, changes)
+        sealed = self.seal(changed)
+        self.check_unmoved(sealed.identity, stored)
+        try:
+            return await self._store(changed, sealed, expected, overwrite=False, session=session)
+        except RevisionConflictError as conflict:
+            return conflict
+
+    async def changed(self, stored: Any, loaded: Model, changes: Mapping[str, Any] | Callable[[Model], Any]) -> Model:
+        """A loaded instance with its changes, which stands for the document that was loaded."""
+        expected = recall(loaded, self.place, stored)
         if callable(changes):
             given = await self._answer_of(changes(loaded))
             changed = loaded if given is None else given
@@ -301,13 +273,12 @@ class Writing(Reading[Model]):
         else:
             changed = self.schema.changed(loaded, changes)
         remember(changed, self.place, stored, expected)
-        sealed = self.seal(changed)
-        if not same(sealed.identity, stored):
+        return changed
+
+    def check_unmoved(self, identity: Any, stored: Any) -> None:
+        """Raise `QueryError` if a function has changed the id."""
+        if not same(identity, stored):
             raise QueryError("update: the function changed the id. Save a new instance, and delete this document")
-        try:
-            return await self._store(changed, sealed, expected, overwrite=False, session=session)
-        except RevisionConflictError as conflict:
-            return conflict
 
     async def delete(self, identity: Any, *, revision: str | None, session: Any) -> bool:
         """Delete one document by its id."""
@@ -356,7 +327,7 @@ def _tag(text: str) -> bytes:
     return from_text(text) or secrets.token_bytes(32)
 
 
-def _equal(one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
+def same_shard(one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
     """Whether MongoDB takes two shards for one: Python's own ``==`` would, of 1 and True."""
     return bool(comparable(list(one)) == comparable(list(other)))
 
@@ -366,6 +337,9 @@ def _literal(value: Any) -> Any:
     return {"$eq": value} if isinstance(value, dict | Regex) else value
 
 
+EXISTS: Final = "not saved: a document with this _id exists already. Load it to change it, or save(…, overwrite=True)"
+DELETED: Final = "not saved: the document has been deleted. save(…, overwrite=True) writes it anew"
+CHANGED: Final = "not saved: somebody else wrote the document since it was loaded. Load it again, and repeat the change"
 _ANOTHER_REVISION: Final = "not {}: the document is of another revision than the one named. Load it again"
 _DUPLICATE_KEY: Final = 11000
 #: DocumentValidationFailure. The server's own words quote the document.

@@ -20,9 +20,9 @@ import inspect
 import select
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from contextlib import asynccontextmanager, suppress
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 from urllib.parse import unquote
 from uuid import uuid4
 
@@ -34,11 +34,12 @@ from pymongo.database import Database
 from mongo_envelope import AsyncCursor, AsyncRepository, DocumentCodec, KeyRing, Repository, embedded
 from mongo_envelope.bridge import drive, settle
 
+Model = TypeVar("Model", bound=BaseModel)
 Client = MongoClient[dict[str, Any]] | AsyncMongoClient[dict[str, Any]]
 
 
 class Either:
-    """A repository or a cursor of either driver, to be awaited and iterated as if it were of the async one."""
+    """A repository, a cursor or a bulk writer of either driver, to be awaited and iterated as if it were of the async one."""
 
     def __init__(self, inner: Any) -> None:
         self.inner = inner
@@ -49,7 +50,7 @@ class Either:
             return found
         if name in ("revision", "mend"):  # not awaited in either driver, like those that follow
             return found
-        if name in ("find", "sort", "skip", "limit", "with_options"):
+        if name in ("find", "sort", "skip", "limit", "with_options", "bulk"):
             return lambda *args, **options: Either(found(*args, **options))
 
         async def call(*args: Any, **options: Any) -> Any:
@@ -69,12 +70,20 @@ class Either:
             raise StopAsyncIteration from None
 
     async def __aenter__(self) -> Self:
-        entered = await self.inner.__aenter__() if isinstance(self.inner, AsyncCursor) else self.inner.__enter__()
+        entered = await self.inner.__aenter__() if hasattr(self.inner, "__aenter__") else self.inner.__enter__()
         assert entered is self.inner
         return self
 
     async def __aexit__(self, *error: object) -> None:
-        await settle((self.inner.__aexit__ if isinstance(self.inner, AsyncCursor) else self.inner.__exit__)(*error))
+        await settle((self.inner.__aexit__ if hasattr(self.inner, "__aexit__") else self.inner.__exit__)(*error))
+
+
+async def saved(repository: Either, models: Iterable[Model], **options: Any) -> list[Model]:
+    """These, saved by `save_many`."""
+    given = list(models)
+    result = await repository.save_many(given, **options)
+    assert result.saved_count == len(given)
+    return given
 
 
 class Driver:

@@ -15,7 +15,7 @@ import bson
 import pytest
 from bson import Binary, CodecOptions, Int64, ObjectId
 from bson.raw_bson import RawBSONDocument
-from conftest import Driver, Proxy, in_threads
+from conftest import Driver, Proxy, in_threads, saved
 from customer_model import SECRET, Customer, raw_documents
 from pydantic import (
     AliasChoices,
@@ -581,7 +581,7 @@ async def test_update_begins_again_after_a_conflict(driver: Driver) -> None:
 
 async def test_update_gives_up_after_a_dozen_conflicts(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where somebody else always wins, that is a RevisionConflictError and not an endless loop."""
-    monkeypatch.setattr("mongo_envelope.repository.random.uniform", lambda *_: 0.0)
+    monkeypatch.setattr("mongo_envelope.batches.random.uniform", lambda *_: 0.0)
     customers = driver.repository(Customer)
     ada = await customers.save(Customer())
     calls = 0
@@ -740,7 +740,7 @@ def test_updates_of_many_threads_all_count(client: MongoClient[dict[str, Any]], 
 async def test_load_many_gives_them_in_the_order_of_the_ids(driver: Driver) -> None:
     """Ids in any form that load takes, also twice; each can be saved again."""
     customers = driver.repository(Customer)
-    batch = await customers.save_many([Customer(rank=rank) for rank in range(4)])
+    batch = await saved(customers, [Customer(rank=rank) for rank in range(4)])
     asked = [batch[2].id, str(batch[0].id), batch[3].id, batch[0].id]
     loaded = await customers.load_many(iter(asked))
     assert loaded == [batch[2], batch[0], batch[3], batch[0]]
@@ -803,31 +803,6 @@ async def test_load_raw_is_the_way_out_where_the_model_has_changed(driver: Drive
     assert await after.load_raw(1) == {"id": 1, "kind": "a", "size": "large", "amount": "1.50"}
     with pytest.raises(DocumentNotFoundError):
         await after.load_raw(2)
-
-
-async def test_save_many_takes_an_instance_once(driver: Driver, database: Db) -> None:
-    """The same instance twice in a batch is one document and no conflict with itself."""
-    customers = driver.repository(Customer)
-    ada = Customer()
-    for _ in range(2):
-        assert await customers.save_many([ada, ada]) == [ada, ada]
-    assert database.customers.count_documents({}) == 1
-
-
-async def test_a_batch_that_ends_in_a_duplicate_and_in_an_unmet_write_concern(
-    driver: Driver, server: embedded.Server, database: Db, fail_command: Fail
-) -> None:
-    """The documents before the duplicate may be rolled back: that is said, and they can be saved again whether they were or not."""
-    async with driver.another_client(server.uri, retryWrites=False, appName="fails") as client:
-        customers = driver.repository(Customer, driver.collection(client=client))
-        taken = await customers.save(Customer())
-        batch = [Customer(), Customer(), Customer(id=taken.id)]
-        fail_command(["insert"], writeConcernError={"code": 64, "errmsg": "waiting for replication timed out"})
-        with pytest.raises(RevisionConflictError, match="the 2 before it were written, but the write concern was not met"):
-            await customers.save_many(batch)
-        database.customers.delete_one({"_id": batch[0].id})  # as a rollback would
-        await customers.save_many(batch[:2])
-        assert await customers.count() == 3
 
 
 async def test_delete_many_says_how_many(driver: Driver, database: Db) -> None:
@@ -1221,7 +1196,7 @@ async def test_overwriting_what_comes_to_be_at_that_moment(driver: Driver, monke
 async def test_a_shard_that_somebody_edited_is_no_operator(driver: Driver, database: Db, stored: Any) -> None:
     """Whatever stands there is taken as a value: the document can still be overwritten and deleted, and no other."""
     customers = driver.repository(Customer, shard_key=("tenant",))
-    ada, bob = await customers.save_many([Customer(), Customer()])
+    ada, bob = await saved(customers, [Customer(), Customer()])
     database.customers.update_one({"_id": ada.id}, [{"$set": {"tenant": {"$literal": stored}}}])
     await customers.save(ada, overwrite=True)
     assert await customers.load(ada.id) == ada
@@ -1244,7 +1219,7 @@ async def test_every_new_call_takes_a_session(driver: Driver) -> None:
     """Inside its transaction each call sees what was written there, and outside nobody does."""
     customers = driver.repository(Customer)
     async with driver.transaction() as session:
-        ada, bob = await customers.save_many([Customer(rank=1), Customer(rank=2)], session=session)
+        ada, bob = await saved(customers, [Customer(rank=1), Customer(rank=2)], session=session)
         assert await customers.load_many([ada.id, bob.id], session=session) == [ada, bob]
         assert (await customers.load_raw(ada.id, session=session))["rank"] == 1
         assert await customers.count(session=session) == 2
@@ -1281,7 +1256,7 @@ async def test_duplicates_are_told_apart(driver: Driver, database: Db) -> None:
     """By update as by save: another unique index is DuplicateValueError with the field, the _id is a conflict."""
     database.customers.create_index("rank", unique=True)
     customers = driver.repository(Customer)
-    ada, bob = await customers.save_many([Customer(rank=1), Customer(rank=2)])
+    ada, bob = await saved(customers, [Customer(rank=1), Customer(rank=2)])
     with pytest.raises(DuplicateValueError, match="the same rank"):
         await customers.update(bob.id, {"rank": 1})
     with pytest.raises(DuplicateValueError, match="the same rank"):
@@ -1296,7 +1271,7 @@ async def test_duplicates_are_told_apart(driver: Driver, database: Db) -> None:
 async def test_an_answer_that_does_not_match_is_refused(driver: Driver, proxy: Proxy, database: Db) -> None:
     """A genuine document in place of the one asked for: by every call that reads, with the id of what came; others still open."""
     customers = driver.repository(Customer)
-    ada, eve, bob = await customers.save_many([Customer(tenant="acme"), Customer(tenant="evil"), Customer(tenant="acme")])
+    ada, eve, bob = await saved(customers, [Customer(tenant="acme"), Customer(tenant="evil"), Customer(tenant="acme")])
     raw = {each["_id"]: each.raw for each in raw_documents(database)}
     async with driver.another_client(proxy.uri) as client:
         asked = driver.repository(Customer, driver.collection(client=client))

@@ -13,7 +13,7 @@ from uuid import UUID
 
 import bson
 import pytest
-from conftest import Driver, Either, Proxy
+from conftest import Driver, Either, Proxy, saved
 from pydantic import BaseModel, computed_field
 from pymongo.database import Database
 from pymongo.errors import ExecutionTimeout, InvalidOperation
@@ -329,7 +329,7 @@ async def test_what_is_found_by_a_blind_index_is_what_was_asked_for(driver: Driv
     """One or none; and a genuine document that has another value is refused, by whichever call it comes."""
     async with driver.another_client(proxy.uri) as client:
         orders = driver.repository(Order, driver.collection(client=client))
-        one, two = await orders.save_many([order(1, email="1@b"), order(2, email="2@b")])
+        one, two = await saved(orders, [order(1, email="1@b"), order(2, email="2@b")])
         where = {"email": "1@B"}
         assert await orders.find_one(where) == await orders.find(where).first() == one
         assert await orders.find_one({"email": "3@b"}) is None

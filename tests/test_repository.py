@@ -16,7 +16,7 @@ from uuid import UUID, uuid4
 
 import pytest
 from bson import ObjectId
-from conftest import Driver, Proxy, in_threads
+from conftest import Driver, Proxy, in_threads, saved
 from customer_model import SECRET, Customer, raw_documents
 from pydantic import BaseModel, ConfigDict, Field, computed_field, field_validator, model_validator
 from pymongo import MongoClient, WriteConcern
@@ -186,7 +186,7 @@ async def test_what_is_no_id_is_a_query_error(driver: Driver, database: Db, iden
 async def test_delete_says_whether_there_was_one(driver: Driver, database: Db) -> None:
     """True once, then False; other documents stay; an id may be given as text."""
     customers = driver.repository(Customer)
-    ada, bob = await customers.save_many([Customer(), Customer()])
+    ada, bob = await saved(customers, [Customer(), Customer()])
     assert await customers.delete(str(ada.id)) is True
     assert await customers.delete(ada.id) is False
     assert one("customers", database)["_id"] == bob.id
@@ -364,22 +364,6 @@ async def test_a_lost_reply_does_not_hide_a_conflict(driver: Driver, server: emb
             await customers.save(ada)
 
 
-@pytest.mark.parametrize("what", LOSSES)
-async def test_save_many_again_after_an_unknown_outcome(
-    driver: Driver, proxy: Proxy, database: Db, fail_command: Fail, what: str
-) -> None:
-    """A batch that failed can be saved again as it is, whether it was written or not."""
-    async with driver.another_client(proxy.uri, retryWrites=False, appName="fails") as client:
-        customers = driver.repository(Customer, driver.collection(client=client))
-        batch = [Customer(rank=rank) for rank in range(3)]
-        lose(what, proxy, fail_command)
-        with pytest.raises((AutoReconnect, OperationFailure)):
-            await customers.save_many(batch)
-        for _ in range(2):
-            await customers.save_many(batch)
-            assert sorted(each["rank"] for each in database.customers.find()) == [0, 1, 2]
-
-
 def test_save_again_after_a_cancelled_save(server: embedded.Server, database: Db, keys: KeyRing, fail_command: Fail) -> None:
     """A task that is cancelled while the server works leaves an outcome that is not known either."""
     from pymongo import AsyncMongoClient
@@ -429,7 +413,7 @@ async def test_every_call_takes_a_session(driver: Driver) -> None:
     old = await customers.save(Customer(tenant="before"))
     async with driver.transaction() as session:
         ada = await customers.save(Customer(rank=1), session=session)
-        bob, eve = await customers.save_many([Customer(rank=2), Customer(rank=3)], session=session)
+        bob, eve = await saved(customers, [Customer(rank=2), Customer(rank=3)], session=session)
         assert await customers.load(ada.id, session=session) == ada
         assert await customers.find_one({"rank": 2}, session=session) == bob
         assert await customers.find({"tenant": "acme"}, sort="rank", session=session).to_list() == [ada, bob, eve]
@@ -468,66 +452,6 @@ async def test_a_duplicate_value_names_the_field_and_not_the_value(driver: Drive
     assert list(database.customers.find()) == before
     other.tenant = "free"
     await customers.save(other)
-
-
-# --- save_many --------------------------------------------------------------------------------------------------------
-
-
-async def test_save_many_keeps_the_order(driver: Driver, database: Db) -> None:
-    """What is given, an iterator too, comes back as a list of the same instances, and was inserted in that order."""
-    customers = driver.repository(Customer)
-    batch = [Customer(rank=rank) for rank in range(50)]
-    saved = await customers.save_many(iter(batch))
-    assert all(ours is theirs for ours, theirs in zip(saved, batch, strict=True))
-    assert [each["rank"] for each in database.customers.find()] == list(range(50))
-    assert await customers.save_many([]) == []
-
-
-async def test_save_many_of_fresh_and_loaded(driver: Driver, database: Db) -> None:
-    """Loaded ones are replaced, new ones inserted, in one call, and all of them can be saved again."""
-    customers = driver.repository(Customer)
-    old = await customers.save_many([Customer(rank=1), Customer(rank=2)])
-    for each in old:
-        each.rank += 10
-    mixed = [Customer(rank=13), old[0], Customer(rank=14), old[1]]
-    for _ in range(2):
-        assert await customers.save_many(mixed) == mixed
-        assert sorted(each["rank"] for each in database.customers.find()) == [11, 12, 13, 14]
-
-
-async def test_save_many_stops_at_a_duplicate(driver: Driver, database: Db) -> None:
-    """The error says which document failed and how many were saved before it; those count as saved, the others as fresh."""
-    customers = driver.repository(Customer)
-    taken = await customers.save(Customer())
-    batch = [Customer(rank=1), Customer(rank=2), Customer(id=taken.id, rank=3), Customer(rank=4)]
-    with pytest.raises(RevisionConflictError, match="Of 4 new documents the 2 before it were saved") as caught:
-        await customers.save_many(batch)
-    assert caught.value.document_id == repr(taken.id)
-    assert caught.value.__context__ is None
-    assert database.customers.count_documents({}) == 3
-    await customers.save_many([batch[0], batch[1], batch[3]])
-    assert database.customers.count_documents({}) == 4
-
-
-async def test_save_many_in_a_transaction_does_not_claim_what_will_be_undone(driver: Driver, database: Db) -> None:
-    """Where the whole transaction fails, nothing is said to have been saved."""
-    customers = driver.repository(Customer)
-    taken = await customers.save(Customer())
-    async with driver.transaction(commit=False) as session:
-        with pytest.raises(RevisionConflictError, match="the 1 before it will not be"):
-            await customers.save_many([Customer(), Customer(id=taken.id)], session=session)
-    assert database.customers.count_documents({}) == 1
-
-
-async def test_save_many_seals_all_before_it_sends_any(driver: Driver, database: Db) -> None:
-    """One instance that cannot be kept, and nothing of the batch is written."""
-    customers = driver.repository(Customer)
-    bad = Customer()
-    bad.notes = 5  # type: ignore[assignment]
-    with pytest.raises(PayloadError) as caught:
-        await customers.save_many([Customer(), bad])
-    assert (caught.value.document_id, caught.value.collection) == (repr(bad.id), "customers")
-    assert database.customers.count_documents({}) == 0
 
 
 # --- ids --------------------------------------------------------------------------------------------------------------
@@ -682,7 +606,7 @@ async def test_an_object_id_of_none_is_made(driver: Driver) -> None:
 async def test_find_sorts_skips_and_limits(driver: Driver) -> None:
     """By keyword and by method, in every form; find without a filter gives everything."""
     customers = driver.repository(Customer)
-    batch = await customers.save_many([Customer(rank=rank, tenant="acme" if rank % 2 else "other") for rank in range(6)])
+    batch = await saved(customers, [Customer(rank=rank, tenant="acme" if rank % 2 else "other") for rank in range(6)])
     assert await customers.find(sort="rank").to_list() == batch
     assert await customers.find(sort=[("rank", -1)], skip=1, limit=2).to_list() == [batch[4], batch[3]]
     assert await customers.find().sort("rank", -1).skip(1).limit(2).to_list() == [batch[4], batch[3]]
@@ -729,7 +653,7 @@ async def test_find_refuses_at_the_call(driver: Driver) -> None:
 async def test_one_bad_document_does_not_blind_the_rest(driver: Driver, database: Db) -> None:
     """A tampered document raises at its turn, with its id, and the cursor goes on after it."""
     customers = driver.repository(Customer)
-    batch = await customers.save_many([Customer(rank=rank) for rank in range(5)])
+    batch = await saved(customers, [Customer(rank=rank) for rank in range(5)])
     database.customers.update_one({"_id": batch[1].id}, {"$set": {"tenant": "evil"}})
     database.customers.update_one({"_id": batch[2].id}, {"$set": {"kid": "unknown"}})
     database.customers.update_one({"_id": batch[3].id}, {"$unset": {"hmac": ""}})
@@ -995,7 +919,7 @@ async def test_another_ring(driver: Driver) -> None:
 async def test_a_server_that_answers_with_another_document(driver: Driver, proxy: Proxy, database: Db) -> None:
     """A genuine document of the same collection, but not the one that was asked for, is IntegrityError."""
     customers = driver.repository(Customer)
-    ada, eve = await customers.save_many([Customer(notes="ada"), Customer(notes="eve")])
+    ada, eve = await saved(customers, [Customer(notes="ada"), Customer(notes="eve")])
     raw = {each["_id"]: each.raw for each in raw_documents(database)}
     assert len(raw[ada.id]) == len(raw[eve.id])
     async with driver.another_client(proxy.uri) as client:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import pytest
 from bson import Int64
 from bson.raw_bson import RawBSONDocument
-from conftest import Driver
+from conftest import Driver, saved
 from pydantic import BaseModel
 from pymongo.database import Database
 from pymongo.errors import BulkWriteError
@@ -107,7 +107,7 @@ def sealed_otherwise(database: Db, keys: KeyRing, identity: int = 0, **metadata:
 
 async def test_reindex_writes_what_was_saved_before_there_was_an_index(driver: Driver, database: Db) -> None:
     """Each document is found by its field, and is what it was; a second time there is nothing to be done."""
-    before = await driver.repository(Before, keys=OLD).save_many(several(Before))
+    before = await saved(driver.repository(Before, keys=OLD), several(Before))
     people = driver.repository(Person, keys=OLD)
     assert await people.count({"email": "1@example.com"}) == 0
     assert await people.reindex() == 5
@@ -575,14 +575,14 @@ PLANTED: dict[str, tuple[Callable[[Db], Any], list[str]]] = {
 async def test_doctor_finds_what_was_planted(driver: Driver, database: Db, what: str) -> None:
     """Each by its kind, with the number and the ids of the documents; after they have been written anew nothing is left."""
     people, (plant, kinds) = driver.repository(Person, keys=OLD), PLANTED[what]
-    saved = await people.save_many(several())
+    models = await saved(people, several())
     await people.setup()
     plant(database)
     findings = await people.doctor()
     assert [each.kind for each in findings] == kinds
     assert [(each.count, each.examples) for each in findings] == [(2, (3, 4))] * len(kinds)
     assert str(findings[0]).startswith(f"{kinds[0]} (2): ")
-    for each in saved[3:]:
+    for each in models[3:]:
         await people.save(each, overwrite=True)
     assert await people.doctor() == []
 

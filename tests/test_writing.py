@@ -140,7 +140,7 @@ async def test_a_batch_that_the_guard_refuses(driver: Driver, database: Db) -> N
     await people.setup()
     database.command("collMod", "customers", validator={"$and": [{"t": {"$ne": "globex"}}, people.inner.guard()]})
     batch = [Person(id=1), Person(id=2), Person(id=3, tenant="globex"), Person(id=4)]
-    with pytest.raises(RepositoryError, match="Of 4 new documents the 2 before it were saved") as caught:
+    with pytest.raises(RepositoryError, match="the 2 before it were saved") as caught:
         await people.save_many(batch)
     assert caught.value.document_id == "3"
     batch[2].tenant = "acme"

@@ -26,6 +26,7 @@ from mongo_envelope import (
     Queryable,
     Repository,
     RevisionConflictError,
+    SaveResult,
     Sensitive,
     UnknownKeyError,
     embedded,
@@ -65,7 +66,7 @@ def synchronous(client: MongoClient[dict[str, Any]], keys: KeyRing, ada: Custome
     assert_type(customers, Repository[Customer])
     assert_type(customers.save(ada), Customer)
     assert_type(customers.save(ada, overwrite=True), Customer)
-    assert_type(customers.save_many(each for each in [ada]), list[Customer])
+    assert_type(customers.save_many(each for each in [ada]), SaveResult)
     assert_type(customers.load(ada.id), Customer)
     assert_type(customers.delete(ada.id), bool)
     assert_type(customers.find_one({"tenant": "acme"}, sort="created_at"), Customer | None)
@@ -133,7 +134,7 @@ async def asynchronous(client: AsyncMongoClient[dict[str, Any]], keys: KeyRing, 
     customers = AsyncRepository(Customer, client.crm.customers, keys=keys)
     assert_type(customers, AsyncRepository[Customer])
     assert_type(await customers.save(ada), Customer)
-    assert_type(await customers.save_many([ada]), list[Customer])
+    assert_type(await customers.save_many([ada]), SaveResult)
     assert_type(await customers.load(ada.id), Customer)
     assert_type(await customers.delete(ada.id), bool)
     assert_type(await customers.find_one(), Customer | None)

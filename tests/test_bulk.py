@@ -1,0 +1,574 @@
+"""Many at once: what is written, what is told of what is not, and what each instance remembers, whatever fails and where."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import pytest
+from bson import ObjectId
+from conftest import Driver, Proxy, saved
+from customer_model import Customer
+from pydantic import BaseModel
+from pymongo import WriteConcern
+from pymongo.database import Database
+from pymongo.errors import AutoReconnect, BulkWriteError, OperationFailure, PyMongoError
+
+from mongo_envelope import (
+    BulkSaveError,
+    DocumentNotFoundError,
+    DuplicateValueError,
+    PayloadError,
+    Queryable,
+    QueryError,
+    RevisionConflictError,
+    SaveResult,
+    bulk,
+    embedded,
+)
+
+Db = Database[dict[str, Any]]
+Fail = Callable[..., None]
+#: So many go into one command in these tests.
+SIZE = 4
+
+
+class Counter(BaseModel):
+    """Numbers, one of them in the clear."""
+
+    id: int
+    count: Annotated[int, Queryable()] = 0
+    group: Annotated[str, Queryable()] = "a"
+    notes: str = ""
+
+
+def counters(*numbers: int) -> list[Counter]:
+    return [Counter(id=number) for number in numbers]
+
+
+def stored(database: Db) -> dict[int, int]:
+    """The counts that are in the database, by id."""
+    return {each["_id"]: each["count"] for each in database.customers.find()}
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits before a repetition."""
+    monkeypatch.setattr("mongo_envelope.batches._RESENDS", (0.0, 0.0))
+    monkeypatch.setattr("mongo_envelope.batches.random.uniform", lambda *_: 0.0)
+
+
+# --- what is written --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [0, 1, SIZE - 1, SIZE, SIZE + 1, 3 * SIZE, 3 * SIZE + 1])
+@pytest.mark.parametrize("ordered", [True, False])
+async def test_new_ones_and_loaded_ones_of_any_number(driver: Driver, database: Db, number: int, *, ordered: bool) -> None:
+    """Of an iterator, in its order; then the same again, which are replaced; then both in turn."""
+    repository = driver.repository(Counter)
+    models = counters(*range(number))
+    options = {"ordered": ordered, "batch_size": SIZE}
+    assert await repository.save_many(iter(models), **options) == SaveResult(number, 0)
+    assert [each["_id"] for each in database.customers.find()] == list(range(number))
+    for model in models:
+        model.count = 1
+    assert await repository.save_many(models, **options) == SaveResult(0, number)
+    assert stored(database) == dict.fromkeys(range(number), 1)
+    mixed = [each for pair in zip(counters(*range(100, 100 + number)), models, strict=True) for each in pair]
+    result = await repository.save_many(mixed, **options)
+    assert (result.inserted_count, result.replaced_count, result.saved_count, result.failed) == (number, number, 2 * number, ())
+    for model in mixed:  # each knows its revision
+        await repository.save(model)
+
+
+async def test_a_batch_of_the_usual_size(driver: Driver, database: Db) -> None:
+    """More than two commands of the size that is used if none is named."""
+    repository = driver.repository(Counter)
+    number = 2 * bulk._DOCUMENTS + 1
+    assert (await repository.save_many(Counter(id=each) for each in range(number))).inserted_count == number
+    assert [each["_id"] for each in database.customers.find()] == list(range(number))
+
+
+async def test_a_chunk_ends_at_its_bytes_too(driver: Driver, database: Db, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large documents go in smaller commands."""
+    monkeypatch.setattr(bulk, "_BYTES", 3000)
+    repository, sizes, real = driver.repository(Counter), [], bulk.Bulk._send_together
+
+    def spy(flows: Any, run: Any, chunk: Any, batch: Any) -> Any:
+        sizes.append(len(batch))
+        return real(flows, run, chunk, batch)
+
+    monkeypatch.setattr(bulk.Bulk, "_send_together", spy)
+    await repository.save_many(Counter(id=each, notes="n" * 1000) for each in range(7))
+    assert sizes == [3, 3, 1]
+    assert len(stored(database)) == 7
+
+
+async def test_nothing_at_all(driver: Driver) -> None:
+    """No command is sent, and nothing was saved."""
+    assert await driver.repository(Counter).save_many([]) == SaveResult()
+
+
+class Plain(BaseModel):
+    id: ObjectId | None = None
+    model_config = {"arbitrary_types_allowed": True}
+
+
+async def test_ids_are_made_before_anything_is_sent(driver: Driver, database: Db) -> None:
+    """Each instance without an id has got its own, in order."""
+    plain = [Plain() for _ in range(10)]
+    await driver.repository(Plain).save_many(plain, batch_size=SIZE)
+    assert [each["_id"] for each in database.customers.find()] == [each.id for each in plain]
+
+
+async def test_an_instance_that_is_given_twice(driver: Driver, database: Db) -> None:
+    """In one chunk it is written once; in another it is saved again, and is no conflict with itself."""
+    repository = driver.repository(Counter)
+    ada, *others = counters(*range(6))
+    assert await repository.save_many([ada, ada]) == SaveResult(1, 0)
+    assert await repository.save_many([ada, others[0], ada]) == SaveResult(1, 1)
+    assert await repository.save_many([ada, *others[1:], ada], batch_size=3) == SaveResult(4, 2)
+    eve = Counter(id=9)
+    assert await repository.save_many([eve, *others, eve], batch_size=3) == SaveResult(1, 6)
+    await repository.save(ada)
+    assert len(stored(database)) == 7
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+@pytest.mark.parametrize("size", [2, 1], ids=["in one command", "in two"])
+async def test_two_instances_of_one_document(driver: Driver, database: Db, size: int, *, ordered: bool) -> None:
+    """The first is saved, the second is a conflict: new ones, and loaded ones."""
+    repository = driver.repository(Counter)
+    for loaded in (False, True):
+        first, second = [await repository.load(1) if loaded else Counter(id=1) for _ in range(2)]
+        first.count, second.count = 3 + loaded, 5
+        with pytest.raises((RevisionConflictError, BulkSaveError)) as caught:
+            await repository.save_many([first, second], batch_size=size, ordered=ordered)
+        (failed,) = caught.value.result.failed
+        assert isinstance(failed, RevisionConflictError)
+        assert (failed.index, failed.document_id, caught.value.result.saved_count) == (1, "1", 1)
+        assert stored(database) == {1: first.count}
+        await repository.save(first)
+
+
+@pytest.mark.parametrize("wrong", [0, -1, True, "5", 2.0], ids=repr)
+async def test_a_batch_size_is_a_number(driver: Driver, wrong: Any) -> None:
+    """1 or more; anything else is refused before an instance is looked at."""
+    with pytest.raises(QueryError, match="batch_size"):
+        await driver.repository(Counter).save_many([], batch_size=wrong)
+
+
+async def test_other_options_and_shards(driver: Driver, database: Db) -> None:
+    """The options of `with_options` are those of the commands; replaces and updates name the shard."""
+    repository = driver.repository(Counter, shard_key=("group",)).with_options(write_concern=WriteConcern(w="majority"))
+    models = await saved(repository, [Counter(id=number, group="ab"[number % 2]) for number in range(6)])
+    for model in models:
+        model.count += 1
+    assert await repository.save_many(models) == SaveResult(0, 6)
+    for model in models:
+        model.group = "c"  # MongoDB finds each by what is stored
+    assert await repository.save_many(models, ordered=False) == SaveResult(0, 6)
+    assert {each["group"] for each in database.customers.find()} == {"c"}
+    assert (await repository.update_many({"group": "c"}, {"group": "d"})).modified_count == 6
+    async with repository.bulk() as writer:
+        await writer.update(0, {"count": 7})
+        await writer.delete(1)
+        await writer.delete(99)
+    assert writer.result == SaveResult(0, 1, (), 1)
+    assert stored(database) == {0: 7, 2: 1, 3: 1, 4: 1, 5: 1}
+
+
+# --- what is not written ----------------------------------------------------------------------------------------------
+
+
+def unsealable(number: int) -> Counter:
+    model = Counter(id=number)
+    model.notes = 5  # type: ignore[assignment]
+    return model
+
+
+async def conflicting(driver: Driver, kind: str, number: int) -> Counter:
+    """A model that cannot be saved, in each of the ways."""
+    repository = driver.repository(Counter)
+    if kind == "cannot be sealed":
+        return unsealable(number)
+    if kind == "duplicate value":
+        return Counter(id=number, group="taken")
+    if kind == "exists":
+        await repository.save(Counter(id=number, count=-1))
+        return Counter(id=number)
+    model = await repository.save(Counter(id=number, count=-1))
+    if kind == "deleted":
+        await repository.delete(number)
+    else:
+        await repository.save(await repository.load(number))
+    return model
+
+
+KINDS = {
+    "cannot be sealed": PayloadError,
+    "duplicate value": DuplicateValueError,
+    "exists": RevisionConflictError,
+    "deleted": DocumentNotFoundError,
+    "written since": RevisionConflictError,
+}
+
+
+@pytest.mark.parametrize("where", range(2 * SIZE + 1))
+@pytest.mark.parametrize("kind", KINDS)
+async def test_the_first_failure_ends_an_ordered_run(driver: Driver, database: Db, kind: str, where: int) -> None:
+    """At each place of a chunk: its own error, its index, what was saved before; nothing after it, as far as MongoDB lets us."""
+    repository = driver.repository(Counter)
+    database.customers.create_index("group", unique=True, partialFilterExpression={"group": "taken"})
+    await repository.save(Counter(id=99, group="taken"))
+    loaded = await saved(repository, counters(*range(100, 105)))
+    models: list[Counter] = [loaded[number // 2] if number % 2 else Counter(id=number) for number in range(2 * SIZE + 1)]
+    models[where] = await conflicting(driver, kind, 50)
+    for model in models:
+        model.count = 1
+    with pytest.raises(KINDS[kind]) as caught:
+        await repository.save_many(models, batch_size=SIZE)
+    error = caught.value
+    assert type(error) is KINDS[kind]
+    assert (error.index, error.document_id, error.collection) == (where, "50", "customers")
+    assert error.result.failed == (error,)
+    assert f"Of save_many the {where} before it were saved" in str(error)
+    assert error.__context__ is None
+    written = {number: count for number, count in stored(database).items() if count == 1}
+    before = {model.id for model in models[:where]}
+    # Only one that is not there does not stop MongoDB: the rest of its chunk is written, too, and the result says so.
+    end = min(where - where % SIZE + SIZE, len(models)) if kind == "deleted" else where
+    after = {model.id for model in models[where + 1 : end]}
+    assert set(written) == before | after
+    assert error.result.saved_count == len(before) + len(after)
+    assert (f"of those after it {len(after)} were, too" in str(error)) is bool(after)
+    models[where] = Counter(id=51)
+    assert (await repository.save_many(models, batch_size=SIZE)).saved_count == len(models)  # all remember
+
+
+@pytest.mark.parametrize("places", [{0}, {3, 4}, {1, 2, 7, 8}, set(range(9))], ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+async def test_an_unordered_run_tries_all(driver: Driver, database: Db, kind: str, places: set[int]) -> None:
+    """Every failure is told at the end, each with its index and id, and the others are saved."""
+    repository = driver.repository(Counter)
+    database.customers.create_index("group", unique=True, partialFilterExpression={"group": "taken"})
+    await repository.save(Counter(id=99, group="taken"))
+    loaded = await saved(repository, counters(*range(100, 105)))
+    models: list[Counter] = [loaded[number // 2] if number % 2 else Counter(id=number) for number in range(2 * SIZE + 1)]
+    for place in places:
+        models[place] = await conflicting(driver, kind, 50 + place)
+    for model in models:
+        model.count = 1
+    with pytest.raises(BulkSaveError, match=f"save_many: {len(places)} of 9 failed, and {9 - len(places)} were saved") as caught:
+        await repository.save_many(models, batch_size=SIZE, ordered=False)
+    result = caught.value.result
+    assert sorted((each.index, each.document_id, type(each)) for each in result.failed) == [
+        (place, str(50 + place), KINDS[kind]) for place in sorted(places)
+    ]
+    assert all(each.__traceback__ is None and each.__context__ is None for each in result.failed)
+    assert result.saved_count == 9 - len(places)
+    written = {number for number, count in stored(database).items() if count == 1}
+    assert written == {model.id for place, model in enumerate(models) if place not in places}
+    good = [model for place, model in enumerate(models) if place not in places]
+    await repository.save_many(good)
+
+
+async def test_several_that_are_gone_in_one_chunk(driver: Driver, database: Db) -> None:
+    """The first of them is raised, and all are told."""
+    repository = driver.repository(Counter)
+    models = await saved(repository, counters(*range(6)))
+    database.customers.delete_many({"_id": {"$in": [1, 3]}})
+    with pytest.raises(DocumentNotFoundError, match="the 1 before it were saved; of those after it 3 were, too") as caught:
+        await repository.save_many(models)
+    assert [each.index for each in caught.value.result.failed] == [1, 3]
+    assert caught.value.index == 1
+
+
+async def test_what_was_written_over_at_once_was_written(driver: Driver, database: Db, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A conflict of one document makes no conflict of another that we wrote and somebody has changed since."""
+    repository = driver.repository(Counter)
+    models = await saved(repository, counters(*range(4)))
+    await repository.save(await repository.load(2))
+    database.customers.delete_one({"_id": 3})
+    real = bulk.Bulk._sort_out
+
+    async def late(flows: Any, *args: Any, **options: Any) -> Any:
+        await repository.update(0, {"count": 10})
+        return await real(flows, *args, **options)
+
+    monkeypatch.setattr(bulk.Bulk, "_sort_out", late)
+    with pytest.raises(BulkSaveError) as caught:
+        await repository.save_many(models, ordered=False)
+    assert sorted(each.index for each in caught.value.result.failed) == [2, 3]
+    assert caught.value.result.replaced_count == 2
+    with pytest.raises(RevisionConflictError):  # by now, that is
+        await repository.save(models[0])
+
+
+async def test_what_is_gone_and_there_again_is_a_conflict(driver: Driver, database: Db, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Deleted before our command, and inserted by somebody before our question."""
+    repository = driver.repository(Counter)
+    models = await saved(repository, counters(1, 2))
+    await repository.delete(1)
+    real = bulk.Bulk._sort_out
+
+    async def late(flows: Any, *args: Any, **options: Any) -> Any:
+        await repository.save(Counter(id=1))
+        return await real(flows, *args, **options)
+
+    monkeypatch.setattr(bulk.Bulk, "_sort_out", late)
+    with pytest.raises(RevisionConflictError) as caught:
+        await repository.save_many(models)
+    assert (caught.value.index, caught.value.result.replaced_count) == (0, 1)
+
+
+# --- the network ------------------------------------------------------------------------------------------------------
+
+#: What goes wrong, and what the client is told not to do about it.
+LOSSES = ["request", "reply", "write concern", "not primary", "shutdown, retryable"]
+
+
+def lose(what: str, proxy: Proxy, fail_command: Fail, times: int = 1) -> None:
+    """Let a write fail: before the server has done it, after it has, or with an error although it has."""
+    if what == "reply":
+        proxy.lose = True
+    elif what == "request":
+        fail_command(["insert", "update"], times=times, closeConnection=True)
+    elif what == "write concern":
+        fail_command(["insert", "update"], times=times, writeConcernError={"code": 64, "errmsg": "timed out"})
+    elif what == "not primary":
+        fail_command(["insert", "update"], times=times, errorCode=91)
+    else:
+        fail_command(
+            ["insert", "update"],
+            times=times,
+            writeConcernError={"code": 91, "errmsg": "going down", "errorLabels": ["RetryableWriteError"]},
+            errorLabels=["RetryableWriteError"],
+        )
+
+
+@pytest.mark.parametrize("mixed", [False, True], ids=["new", "new and loaded"])
+@pytest.mark.parametrize("ordered", [True, False])
+@pytest.mark.parametrize(
+    ("what", "retries"),
+    [(what, retries) for what in ("request", "reply", "not primary") for retries in (True, False)]
+    + [("shutdown, retryable", True)],
+)
+async def test_what_may_pass_is_sent_again(
+    driver: Driver, proxy: Proxy, database: Db, fail_command: Fail, what: str, *, ordered: bool, mixed: bool, retries: bool
+) -> None:
+    """The same bytes, once more; what had arrived is recognised, and counted once."""
+    async with driver.another_client(proxy.uri, retryWrites=retries, appName="fails", heartbeatFrequencyMS=500) as client:
+        repository = driver.repository(Counter, driver.collection(client=client))
+        loaded = await saved(repository, counters(100, 101))
+        models = [*counters(*range(3)), *(loaded if mixed else []), *counters(3, 4)]
+        for model in models:
+            model.count = 1
+        lose(what, proxy, fail_command)
+        result = await repository.save_many(models, ordered=ordered)
+        assert result == SaveResult(5, 2 if mixed else 0)
+        assert {number for number, count in stored(database).items() if count == 1} == {model.id for model in models}
+        assert await repository.save_many(models) == SaveResult(0, len(models))
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+@pytest.mark.parametrize("what", ["request", "write concern", "not primary", "shutdown, retryable"])
+async def test_after_an_unknown_outcome_the_same_again(
+    driver: Driver, proxy: Proxy, database: Db, fail_command: Fail, what: str, *, ordered: bool
+) -> None:
+    """pymongo's error, with a note; then the same instances, whether they were written or not, some of them changed."""
+    async with driver.another_client(proxy.uri, retryWrites=False, appName="fails", heartbeatFrequencyMS=500) as client:
+        repository = driver.repository(Counter, driver.collection(client=client))
+        loaded = await saved(repository, counters(100, 101))
+        models = [*counters(*range(4)), *loaded, *counters(*range(4, 9))]
+        for model in models:
+            model.count = 1
+        lose(what, proxy, fail_command, times=20)
+        with pytest.raises((AutoReconnect, OperationFailure)) as caught:
+            await repository.save_many(models, batch_size=SIZE, ordered=ordered)
+        note = "save_many: 0 documents had been written before this. Of those from index 0 to 3 it is unknown"
+        assert caught.value.__notes__[0].startswith(note)
+        assert len(caught.value.__notes__) == 1
+        fail_command(["none"], times=0)
+        before = len(stored(database))
+        assert before in (2, 6)
+        for count in (2, 3):
+            for model in models:
+                model.count = count
+            assert (await repository.save_many(models, batch_size=SIZE, ordered=ordered)).saved_count == len(models)
+            assert stored(database) == {model.id: count for model in models}
+
+
+async def test_a_retry_tells_inserts_from_replaces(
+    driver: Driver, server: embedded.Server, database: Db, fail_command: Fail
+) -> None:
+    """After an unknown outcome: those that had arrived are replaced, the others inserted, and what is not ours is a conflict."""
+    async with driver.another_client(server.uri, retryWrites=False, appName="fails") as client:
+        repository = driver.repository(Counter, driver.collection(client=client))
+        models = counters(*range(6))
+        fail_command(["insert"], writeConcernError={"code": 64, "errmsg": "timed out"})
+        with pytest.raises(BulkWriteError):
+            await repository.save_many(models)
+        database.customers.delete_many({"_id": {"$in": [1, 2]}})  # as a rollback would
+        assert await repository.save_many(models[:3]) == SaveResult(2, 1)
+        database.customers.delete_one({"_id": 4})
+        await repository.save(Counter(id=4))
+        with pytest.raises(RevisionConflictError) as caught:
+            await repository.save_many(models)
+        assert (caught.value.index, caught.value.result) == (4, SaveResult(0, 4, (caught.value,)))
+
+
+async def test_an_insert_that_arrives_late(
+    driver: Driver, server: embedded.Server, database: Db, fail_command: Fail, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was not there when the server was asked, and is there when it is inserted, is ours all the same."""
+    async with driver.another_client(server.uri, retryWrites=False, appName="fails") as client:
+        repository = driver.repository(Counter, driver.collection(client=client))
+        models = counters(1, 2, 3)
+        fail_command(["insert"], writeConcernError={"code": 64, "errmsg": "timed out"})
+        with pytest.raises(BulkWriteError):
+            await repository.save_many(models)
+        late, real = database.customers.find_one_and_delete({"_id": 2}), bulk.Bulk._begin
+
+        async def arriving(flows: Any, chunk: Any, session: Any) -> None:
+            await real(flows, chunk, session)
+            database.customers.insert_one(late)
+            database.customers.delete_one({"_id": 3})
+
+        monkeypatch.setattr(bulk.Bulk, "_begin", arriving)
+        for model in models:
+            model.count = 5
+        assert (await repository.save_many(models)).saved_count == 3
+        assert stored(database) == {1: 5, 2: 5, 3: 5}
+
+
+async def test_a_lost_reply_and_somebody_else(driver: Driver, proxy: Proxy, database: Db, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It had arrived, and was written over before it was sent again: nobody can call that a conflict, so the error is pymongo's."""
+    async with driver.another_client(proxy.uri, retryWrites=False) as client:
+        repository, other = driver.repository(Counter, driver.collection(client=client)), driver.repository(Counter)
+        models = counters(*range(4))
+        real = bulk.Bulk.send
+
+        async def meanwhile(flows: Any, run: Any, chunk: Any) -> Any:
+            if chunk.lost is not None:
+                await other.update(1, {"count": 7})
+            return await real(flows, run, chunk)
+
+        monkeypatch.setattr(bulk.Bulk, "send", meanwhile)
+        proxy.lose = True
+        with pytest.raises(AutoReconnect) as caught:
+            await repository.save_many(models)
+        (note,) = caught.value.__notes__
+        assert note.startswith("save_many: 3 documents had been written before this. Of that with index 1 it is unknown. Calling")
+        monkeypatch.undo()
+        with pytest.raises(RevisionConflictError):
+            await repository.save_many(models)
+        assert stored(database)[1] == 7
+
+
+async def test_no_server(driver: Driver) -> None:
+    """pymongo has waited for one long enough: nothing is repeated."""
+    async with driver.another_client("mongodb://127.0.0.1:1", serverSelectionTimeoutMS=50) as client:
+        repository = driver.repository(Counter, driver.collection(client=client))
+        with pytest.raises(AutoReconnect) as caught:
+            await repository.save_many(counters(1))
+        assert "0 documents had been written" in caught.value.__notes__[0]
+
+
+async def test_a_batch_that_ends_in_a_duplicate_and_in_an_unmet_write_concern(
+    driver: Driver, server: embedded.Server, database: Db, fail_command: Fail
+) -> None:
+    """The documents before the duplicate may be rolled back: that is said, and they can be saved again whether they were or not."""
+    async with driver.another_client(server.uri, retryWrites=False, appName="fails") as client:
+        customers = driver.repository(Customer, driver.collection(client=client))
+        taken = await customers.save(Customer())
+        batch = [Customer(), Customer(), Customer(id=taken.id)]
+        fail_command(["insert"], writeConcernError={"code": 64, "errmsg": "waiting for replication timed out"})
+        with pytest.raises(RevisionConflictError, match="the 2 before it were written, but the write concern was not met"):
+            await customers.save_many(batch)
+        database.customers.delete_one({"_id": batch[0].id})  # as a rollback would
+        await customers.save_many(batch[:2])
+        assert await customers.count() == 3
+
+
+# --- transactions -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("commit", [False, True], ids=["aborted", "committed"])
+async def test_in_a_transaction(driver: Driver, database: Db, *, commit: bool) -> None:
+    """New and loaded ones, twice, in several chunks; afterwards all can be saved whether it was committed or not."""
+    repository = driver.repository(Counter)
+    old = await saved(repository, counters(100, 101, 102))
+    models = [*counters(*range(5)), *old]
+    async with driver.transaction(commit=commit) as session:
+        assert await repository.save_many(models, session=session, batch_size=SIZE) == SaveResult(5, 3)
+        assert (await repository.save_many(models, session=session, batch_size=SIZE)).saved_count == 8
+    assert len(stored(database)) == (8 if commit else 3)
+    for _ in range(2):
+        assert (await repository.save_many(models, batch_size=SIZE)).saved_count == 8
+    assert len(stored(database)) == 8
+
+
+async def test_a_transaction_does_not_claim_what_will_be_undone(driver: Driver, database: Db) -> None:
+    """Where the whole transaction fails, nothing is said to have been saved."""
+    repository = driver.repository(Counter)
+    await repository.save(Counter(id=1))
+    async with driver.transaction(commit=False) as session:
+        with pytest.raises(RevisionConflictError, match="the 1 before it will not be, once the transaction is aborted"):
+            await repository.save_many(counters(2, 1), session=session)
+    assert stored(database) == {1: 0}
+
+
+async def test_a_conflict_does_not_end_a_transaction(driver: Driver, database: Db) -> None:
+    """A loaded one that was written since, and one that was deleted, are told, and the transaction can be committed."""
+    repository = driver.repository(Counter)
+    models = await saved(repository, counters(*range(4)))
+    await repository.save(await repository.load(1))
+    await repository.delete(2)
+    for model in models:
+        model.count = 5
+    async with driver.transaction() as session:
+        with pytest.raises(BulkSaveError) as caught:
+            await repository.save_many(models, session=session, ordered=False)
+        assert [(each.index, type(each)) for each in caught.value.result.failed] == [
+            (1, RevisionConflictError),
+            (2, DocumentNotFoundError),
+        ]
+    assert stored(database) == {0: 5, 1: 0, 3: 5}
+    await repository.save_many([models[0], models[3]])
+
+
+async def test_a_transaction_that_runs_twice_is_no_conflict_with_itself(driver: Driver, database: Db) -> None:
+    """As `with_transaction` repeats it: the same instances, in few commands."""
+    repository = driver.repository(Counter)
+    models = counters(*range(10))
+    for commit in (False, False, True):
+        async with driver.transaction(commit=commit) as session:
+            assert await repository.save_many(models, session=session) == SaveResult(10, 0)
+    assert await repository.save_many(models) == SaveResult(0, 10)
+    assert len(stored(database)) == 10
+
+
+async def test_an_error_of_a_transaction_goes_through(driver: Driver, server: embedded.Server, fail_command: Fail) -> None:
+    """Nothing is repeated in it: that is for who repeats the whole of it."""
+    async with driver.another_client(server.uri, appName="fails") as client:
+        repository = driver.repository(Counter, driver.collection(client=client))
+        await repository.save(Counter(id=1))
+        session = client.start_session()
+        with pytest.raises(PyMongoError) as caught:
+            await run_in(driver, session, fail_command, repository)
+        assert caught.value.has_error_label("TransientTransactionError")
+
+
+async def run_in(driver: Driver, session: Any, fail_command: Fail, repository: Any) -> None:
+    from mongo_envelope.bridge import settle
+
+    try:
+        await settle(session.start_transaction())
+        fail_command(["insert"], closeConnection=True)
+        await repository.save_many(counters(2, 3), session=session)
+    finally:
+        await settle(session.end_session())
+
+
+# --- update_many ------------------------------------------------------------------------------------------------------
