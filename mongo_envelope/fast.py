@@ -18,7 +18,6 @@ import re
 import struct
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from operator import itemgetter
 from typing import Any, Final, Generic, TypeVar
 from uuid import UUID
 
@@ -74,14 +73,13 @@ class FastReader(Generic[Model]):
         self._texts = tuple(pattern.texts)
         self._arrays = tuple(pattern.arrays)
         self._idx = pattern.named.get("idx")
-        self._of_envelope = itemgetter(pattern.named["iv"], pattern.named["kid"])
+        self._iv, self._kid = pattern.named["iv"], pattern.named["kid"]
         spliced = [(name, pattern.spliced[name]) for field in schema.stored if (name := field.name) in pattern.spliced]
         self._template = b"{" + b"".join(
             json.dumps(name).encode().replace(b"%", b"%%") + (b':"%s",' if convert is None else b":%s,")
             for name, (_, convert) in spliced
         )
-        self._places = tuple(group for _, (group, _) in spliced)
-        self._converted = tuple((n, convert) for n, (_, (_, convert)) in enumerate(spliced) if convert is not None)
+        self._places = tuple(place for _, place in spliced)
         self._identity = schema.identity.name
         self._identity_of = pattern.identity_of
         self._validate = schema._plan._validator.validate_json
@@ -107,7 +105,7 @@ class FastReader(Generic[Model]):
                 return None
             found = before.groups() + after.groups()
             # 3. The key.
-            iv, kid = self._of_envelope(found)
+            iv, kid = found[self._iv], found[self._kid]
             tag, decrypt = self._working.get(kid) or self._learn(kid)
             # 4. The tag, in constant time; the right one gets no name. Before this line nothing is decoded.
             if not hmac.compare_digest(tag(raw[4:stop]), raw[-33:-1]):
@@ -122,10 +120,8 @@ class FastReader(Generic[Model]):
             if not payload.startswith(b'{"'):
                 return None
             # 6. One JSON object of metadata and payload, as `Schema.join` puts it together.
-            values = [found[place] for place in self._places]
-            for number, convert in self._converted:
-                values[number] = convert(values[number])
-            model: Model = self._validate(self._template % tuple(values) + payload[1:], context=LOAD)
+            values = [found[place] if convert is None else convert(found[place]) for place, convert in self._places]
+            model: Model = self._validate(self._template % (*values,) + payload[1:], context=LOAD)
             held = model.__dict__[self._identity]
             # What BSON holds is most often what the model holds. Making it again is for the rest.
             identity = held if type(held) is UUID and held.bytes == found[0] else self._identity_of(found[0])
@@ -259,7 +255,7 @@ def _uuid_as_json(value: bytes) -> bytes:
 
 def _moment_as_json(value: bytes) -> bytes:
     """RFC 3339, in UTC, as pydantic writes it. If BSON has changed the moment, the payload has it, too, and comes behind."""
-    return f'"{(_EPOCH + timedelta(milliseconds=_int64(value)[0])).isoformat()}Z"'.encode()
+    return f'"{(_EPOCH + timedelta(0, 0, 0, _int64(value)[0])).isoformat()}Z"'.encode()
 
 
 def _as_json(kind: int, value: bytes) -> bytes:

@@ -256,7 +256,11 @@ def in_transaction(session: Any) -> bool:
 
 
 def batches(collection: Any, where: Mapping[str, Any], **options: Any) -> Any:
-    """A cursor over what matches, whose documents come as raw batches, if they may: not under automatic encryption of pymongo's."""
+    """A cursor over what matches, whose documents come as raw batches, if they may: not under automatic encryption of pymongo's.
+
+    Without a size a batch would have 16 MB: they are in memory several times, and keep an event loop busy while they are read.
+    """
+    options["batch_size"] = options.get("batch_size") or (_BATCH if isinstance(collection, Collection) else _ASYNC_BATCH)
     if collection.database.client.options.auto_encryption_opts is not None:
         return collection.find(where, **options)
     return collection.find_raw_batches(where, **options)
@@ -278,6 +282,9 @@ async def next_of(cursor: Any) -> Any:
         return END
 
 
+#: Documents in a batch, unless the caller says otherwise.
+_BATCH: Final = 1000
+_ASYNC_BATCH: Final = 500
 _length: Final = struct.Struct("<i").unpack_from
 _ANY_DATE: Final[CodecOptions[RawBSONDocument]] = CodecOptions(
     document_class=RawBSONDocument, datetime_conversion=DatetimeConversion.DATETIME_MS
