@@ -131,7 +131,7 @@ class Run:
 
     def result(self) -> SaveResult:
         """What has been written up to now."""
-        return SaveResult(self.inserted, self.replaced, tuple(self.failed), self.deleted)
+        return SaveResult(self.inserted, self.replaced, tuple(sorted(self.failed, key=_place)), self.deleted)
 
     def updated(self) -> UpdateResult:
         """The same, of `update_many`."""
@@ -150,12 +150,12 @@ class Run:
             were = "will not be, once the transaction is aborted"
         elif self.unmet:
             were = "were written, but the write concern was not met, so that they may be lost again"
+        first = min(self.failed, key=_place)
         if self.ordered:
-            error = min(self.failed, key=lambda failed: failed.index or 0)
+            error = first
             after = f"; of those after it {self.after} were, too, in the same command" if self.after else ""
             error.args = (f"{error.args[0]}. Of {self.name} the {self.done - self.after} before it {were}{after}",)
         else:
-            first = self.failed[0]
             error = BulkSaveError(
                 f"{self.name}: {len(self.failed)} of {self.given} failed, and {self.done} {were}. result.failed has an error for "
                 f"each. The first: {first.args[0]}"
@@ -239,9 +239,16 @@ class Bulk(Writing[Model]):
 
     async def enter_changed(self, run: Run, chunk: Chunk, loaded: Model, changes: Changes, *, index: int | None = None) -> None:
         """The same of a loaded instance, with its changes."""
-        stored = self._identity_of(loaded)
-        item = self.enter(run, chunk, await self.changed(stored, loaded, changes), index=index, changes=changes)
-        if item is not None:
+        if index is None:
+            index, run.given = run.given, run.given + 1
+        stored, refused = self._identity_of(loaded), None
+        try:
+            changed = await self.changed(stored, loaded, changes)
+        except EnvelopeError as error:
+            refused = error
+        if refused is not None:
+            self._refuse(run, chunk, refused.about(document_id=stored, collection=self.name, index=index))
+        elif (item := self.enter(run, chunk, changed, index=index, changes=changes)) is not None:
             self.check_unmoved(item.identity, stored)
 
     def wish(self, run: Run, kind: str, given: Any, *, revision: str | None = None, changes: Any = None) -> Wish:
@@ -553,6 +560,10 @@ def _not_written(replaced: Sequence[Item[Any]], tags: Mapping[int, Any], missing
         return []
     gone = [item for item in replaced if tags[id(item)] is None]
     return gone if len(gone) >= missing else [item for item in replaced if tags[id(item)] != item.revision.tag]
+
+
+def _place(failed: EnvelopeError | RepositoryError) -> int:
+    return failed.index or 0
 
 
 def _those(first: int, last: int | None) -> str:

@@ -15,14 +15,18 @@ from pymongo.database import Database
 from pymongo.errors import AutoReconnect, BulkWriteError, OperationFailure, PyMongoError
 
 from mongo_envelope import (
+    Bucket,
     BulkSaveError,
     DocumentNotFoundError,
     DuplicateValueError,
+    IntegrityError,
     PayloadError,
     Queryable,
     QueryError,
     RevisionConflictError,
     SaveResult,
+    Sensitive,
+    UpdateResult,
     bulk,
     embedded,
 )
@@ -468,7 +472,7 @@ async def test_a_lost_reply_and_somebody_else(driver: Driver, proxy: Proxy, data
 
 async def test_no_server(driver: Driver) -> None:
     """pymongo has waited for one long enough: nothing is repeated."""
-    async with driver.another_client("mongodb://127.0.0.1:1", serverSelectionTimeoutMS=50) as client:
+    async with driver.another_client("mongodb://%2Fnowhere%2Fs.sock", serverSelectionTimeoutMS=50) as client:
         repository = driver.repository(Counter, driver.collection(client=client))
         with pytest.raises(AutoReconnect) as caught:
             await repository.save_many(counters(1))
@@ -572,3 +576,322 @@ async def run_in(driver: Driver, session: Any, fail_command: Fail, repository: A
 
 
 # --- update_many ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [0, 1, SIZE, 3 * SIZE + 1])
+async def test_update_many_by_name_and_by_function(driver: Driver, database: Db, number: int) -> None:
+    """Every document that matches, each once, although it matches again once it is written."""
+    repository = driver.repository(Counter)
+    await saved(repository, [*counters(*range(number)), Counter(id=1000, group="b")])
+    result = await repository.update_many({"group": "a"}, {"notes": "seen"}, batch_size=SIZE)
+    assert result == UpdateResult(number, number)
+
+    async def more(counter: Counter) -> Counter | None:
+        counter.count += 1
+        return counter if counter.id % 2 else None
+
+    result = await repository.update_many({"group": "a"}, driver.function(more), batch_size=SIZE)
+    assert (result.matched_count, result.modified_count) == (number, number)
+    assert [(each.count, each.notes) for each in await repository.find({"group": "a"}).to_list()] == [(1, "seen")] * number
+    assert (await repository.load(1000)).notes == ""
+    assert (await repository.update_many({}, {"count": 7})).modified_count == number + 1
+    assert set(stored(database).values()) == {7}
+
+
+async def test_update_many_wants_a_filter(driver: Driver) -> None:
+    """None is refused, as by `delete_many`, and so are changes that are none."""
+    repository = driver.repository(Counter)
+    with pytest.raises(QueryError, match=r"update_many takes a filter. All documents match \{\}"):
+        await repository.update_many(None, {"count": 1})
+    with pytest.raises(QueryError, match="notes"):
+        await repository.update_many({"notes": "x"}, {"count": 1})
+    await repository.save(Counter(id=1))
+    for wrong in ({"nothing": 1}, {"count": "x"}, 5, lambda counter: counter.model_copy(update={"id": 2}), lambda _: 5):
+        with pytest.raises(QueryError) as caught:
+            await repository.update_many({}, wrong)
+        assert caught.value.__notes__ == ["update_many: 0 documents had been written before this."]
+
+
+async def test_update_many_of_what_is_sifted(driver: Driver, database: Db) -> None:
+    """Exactly those that were meant, of all that the server finds."""
+    people = driver.repository(Person)
+    await saved(people, [Person(id=number, age=number) for number in range(20)])
+    assert (await people.update_many({"age": {"$gte": 3, "$lt": 17}}, {"seen": True}, batch_size=SIZE)).modified_count == 14
+    assert [each.id for each in await people.find({"seen": True}, sort="id").to_list()] == list(range(3, 17))
+
+
+class Person(BaseModel):
+    id: int
+    age: Annotated[int, Sensitive(index=Bucket(width=10))] = 0
+    seen: Annotated[bool, Queryable()] = False
+
+
+def meanwhile(monkeypatch: pytest.MonkeyPatch, what: Callable[[], Any], times: int = 1) -> None:
+    """Do this after the documents of a chunk were loaded, and before they are written."""
+    real, left = bulk.Bulk._begin, [times]
+
+    async def begin(flows: Any, chunk: Any, session: Any) -> None:
+        if left[0]:
+            left[0] -= 1
+            await what()
+        await real(flows, chunk, session)
+
+    monkeypatch.setattr(bulk.Bulk, "_begin", begin)
+
+
+async def test_what_somebody_changed_meanwhile_is_changed_again(
+    driver: Driver, database: Db, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Loaded anew, if it still matches: no change is lost, neither ours nor theirs."""
+    repository, other = driver.repository(Counter), driver.repository(Counter)
+    await saved(repository, counters(*range(6)))
+
+    async def interfere() -> None:
+        await other.update(1, {"notes": "theirs"})
+        await other.update(2, {"group": "b"})
+        await other.delete(3)
+        await other.update(5, {"notes": "theirs", "count": 10})
+
+    meanwhile(monkeypatch, interfere)
+
+    async def more(counter: Counter) -> None:
+        counter.count += 1
+
+    result = await repository.update_many({"group": "a"}, driver.function(more))
+    assert result == UpdateResult(4, 4)
+    assert stored(database) == {0: 1, 1: 1, 2: 0, 4: 1, 5: 11}
+    assert (await repository.load(1)).notes == "theirs"
+    monkeypatch.undo()
+    await saved(repository, [Counter(id=3)])
+    meanwhile(monkeypatch, interfere)
+    assert (await repository.update_many({}, driver.function(more))).modified_count == 5
+    assert stored(database) == {0: 2, 1: 2, 2: 1, 4: 2, 5: 11}
+
+
+async def test_a_document_that_is_always_in_the_way(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a dozen conflicts it is a failure, as of `update`."""
+    repository, other = driver.repository(Counter), driver.repository(Counter)
+    await saved(repository, counters(1, 2, 3))
+
+    async def interfere() -> None:
+        await other.update(2, {"notes": "theirs"})
+
+    meanwhile(monkeypatch, interfere)
+    real = bulk.Bulk._store
+
+    async def store(flows: Any, model: Any, *args: Any, **options: Any) -> Any:
+        if model.id == 2 and model.count == 5:
+            await other.update(2, {"notes": "again"})
+        return await real(flows, model, *args, **options)
+
+    monkeypatch.setattr(bulk.Bulk, "_store", store)
+    with pytest.raises(RevisionConflictError) as caught:
+        await repository.update_many({}, {"count": 5})
+    assert (caught.value.index, caught.value.result) == (1, UpdateResult(3, 1))
+
+
+async def test_update_many_stops_at_what_cannot_be_written(driver: Driver, database: Db) -> None:
+    """Its error has the id, and what was done before."""
+    database.customers.create_index("group", unique=True, partialFilterExpression={"group": "one"})
+    repository = driver.repository(Counter)
+    await saved(repository, counters(*range(6)))
+    with pytest.raises(DuplicateValueError, match="Of update_many the 1 before it were saved") as caught:
+        await repository.update_many({"id": {"$gte": 2}}, {"group": "one"})
+    assert (caught.value.document_id, caught.value.index, caught.value.result) == ("3", 1, UpdateResult(4, 1))
+
+    async def spoil(counter: Counter) -> Counter:
+        return unsealable(4) if counter.id == 4 else counter
+
+    with pytest.raises(PayloadError, match="Of update_many the 4 before it were saved") as refused:
+        await repository.update_many({}, driver.function(spoil))
+    assert (refused.value.document_id, refused.value.index, refused.value.result) == ("4", 4, UpdateResult(5, 4))
+
+
+async def test_update_many_meets_a_document_that_is_wrong(driver: Driver, database: Db) -> None:
+    """It raises as a cursor does; what was sent before is written, and told."""
+    repository = driver.repository(Counter)
+    await saved(repository, counters(*range(10)))
+    database.customers.update_one({"_id": 6}, {"$set": {"count": 66}})
+    with pytest.raises(IntegrityError) as caught:
+        await repository.update_many({}, {"count": 5}, batch_size=SIZE)
+    assert caught.value.document_id == "6"
+    assert caught.value.result.modified_count == SIZE
+    assert stored(database) == {0: 5, 1: 5, 2: 5, 3: 5, 4: 0, 5: 0, 6: 66, 7: 0, 8: 0, 9: 0}
+
+
+async def test_update_many_in_a_transaction(driver: Driver, database: Db) -> None:
+    """It sees what was written in it, and is undone with it."""
+    repository = driver.repository(Counter)
+    await saved(repository, counters(*range(6)))
+    async with driver.transaction(commit=False) as session:
+        await repository.save(Counter(id=9), session=session)
+        assert (await repository.update_many({}, {"count": 5}, session=session, batch_size=2)).modified_count == 7
+    assert stored(database) == dict.fromkeys(range(6), 0)
+    async with driver.transaction() as session:
+        assert (await repository.update_many({}, {"count": 5}, session=session)).modified_count == 6
+    assert stored(database) == dict.fromkeys(range(6), 5)
+
+
+# --- bulk -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [1, 2, SIZE, 100])
+@pytest.mark.parametrize("ordered", [True, False])
+async def test_bulk_keeps_the_order_on_each_document(driver: Driver, database: Db, size: int, *, ordered: bool) -> None:
+    """Saved, changed, saved again, updated twice, deleted, inserted anew: in one block, as it is written there."""
+    repository = driver.repository(Counter)
+    old = await saved(repository, counters(10, 11))
+
+    async def twice(counter: Counter) -> Counter:
+        return counter.model_copy(update={"count": counter.count * 2})
+
+    async with repository.bulk(ordered=ordered, batch_size=size) as bulk:
+        for model in (*(new := counters(1, 2, 3)), *old):
+            await bulk.save(model)
+        new[0].count = 5
+        await bulk.save(new[0])
+        await bulk.update(1, {"count": 6})
+        await bulk.update(1, driver.function(twice))
+        await bulk.update(2, {"count": 7})
+        await bulk.delete(3)
+        await bulk.save(Counter(id=3, count=8))
+        await bulk.delete(10)
+        await bulk.delete(99)
+        await bulk.delete(10)
+    assert bulk.result == SaveResult(4, 6, (), 2)
+    assert stored(database) == {1: 12, 2: 7, 3: 8, 11: 0}
+
+
+async def test_bulk_sends_what_is_full_and_the_rest_at_its_end(driver: Driver, database: Db) -> None:
+    """If the block raises, what was not sent stays unsent; what was, stays written."""
+    repository = driver.repository(Counter)
+    models = counters(*range(10))
+    with pytest.raises(ZeroDivisionError) as caught:  # noqa: PT012 - the block is what raises
+        async with repository.bulk(batch_size=SIZE) as bulk:
+            for model in models:
+                await bulk.save(model)
+            raise ZeroDivisionError
+    assert caught.value.__notes__ == ["bulk: 8 documents had been written before this."]
+    assert len(stored(database)) == bulk.result.inserted_count == 8
+    assert (await repository.save_many(models)) == SaveResult(2, 8)
+    assert "BulkWriter(Counter, 'customers')" in repr(bulk.inner)
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+async def test_failures_of_every_kind(driver: Driver, database: Db, *, ordered: bool) -> None:
+    """Ordered: the first ends it. Otherwise all are told, each with its place."""
+    repository = driver.repository(Counter)
+    await saved(repository, counters(*range(5)))
+    stale = await repository.load(0)
+    revision = repository.revision(stale)
+    await repository.update(0, {"count": 1})
+    database.customers.update_one({"_id": 4}, {"$set": {"count": 66}})
+    steps: list[tuple[type[Exception] | None, Callable[[Any], Any]]] = [
+        (None, lambda bulk: bulk.update(2, {"count": 2})),
+        (RevisionConflictError, lambda bulk: bulk.delete(0, revision=revision)),
+        (None, lambda bulk: bulk.delete(3)),
+        (DocumentNotFoundError, lambda bulk: bulk.update(99, {"count": 1})),
+        (IntegrityError, lambda bulk: bulk.update(4, {"count": 1})),
+        (None, lambda bulk: bulk.update(1, {"count": 2})),
+        (RevisionConflictError, lambda bulk: bulk.save(stale)),
+        (PayloadError, lambda bulk: bulk.save(unsealable(6))),
+        (None, lambda bulk: bulk.save(Counter(id=7))),
+    ]
+    wrong = [place for place, (kind, _) in enumerate(steps) if kind is not None]
+    while wrong:
+        with pytest.raises((BulkSaveError, *filter(None, (kind for kind, _ in steps)))) as caught:  # noqa: PT012 - the block is what raises
+            async with repository.bulk(ordered=ordered, batch_size=3) as bulk:
+                for _, step in steps:
+                    await step(bulk)
+        assert bulk.result == caught.value.result
+        failed = [(each.index, type(each)) for each in bulk.result.failed]
+        assert failed == [(place, steps[place][0]) for place in (wrong[:1] if ordered else wrong)]
+        if not ordered:
+            break
+        steps = [(kind, step) for place, (kind, step) in enumerate(steps) if place != wrong[0]]
+        wrong = [place for place, (kind, _) in enumerate(steps) if kind is not None]
+        if not wrong:
+            break
+    if ordered:
+        async with repository.bulk() as bulk:
+            await bulk.save(Counter(id=7))
+    assert stored(database) == {0: 1, 1: 2, 2: 2, 4: 66, 7: 0}
+
+
+async def test_bulk_repeats_an_update(driver: Driver, database: Db, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `update` does, where somebody wrote in between; and those after it have their turn."""
+    repository, other = driver.repository(Counter), driver.repository(Counter)
+    await saved(repository, counters(*range(4)))
+
+    async def interfere() -> None:
+        await other.update(1, {"notes": "theirs"})
+        await other.delete(2)
+
+    meanwhile(monkeypatch, interfere)
+    with pytest.raises(DocumentNotFoundError) as caught:  # noqa: PT012 - the block is what raises
+        async with repository.bulk() as bulk:
+            for number in range(4):
+                await bulk.update(number, {"count": 1})
+    assert caught.value.index == 2
+    monkeypatch.undo()
+    assert (await repository.load(1)).notes == "theirs"
+    assert {number: count for number, count in stored(database).items() if count} in ({0: 1, 1: 1}, {0: 1, 1: 1, 3: 1})
+    assert bulk.result.replaced_count == sum(stored(database).values())
+
+
+async def test_what_is_no_id_and_no_change(driver: Driver, database: Db) -> None:
+    """It is refused where it is said, and never taken for a delete."""
+    repository = driver.repository(Counter)
+    await repository.save(Counter(id=1))
+    for wrong in (
+        lambda bulk: bulk.update(1, None),
+        lambda bulk: bulk.update(1, 5),
+        lambda bulk: bulk.delete({"$ne": 1}),
+        lambda bulk: bulk.update("x", {"count": 1}),
+    ):
+        with pytest.raises(QueryError):
+            async with repository.bulk() as bulk:
+                await wrong(bulk)
+    assert stored(database) == {1: 0}
+
+
+async def test_bulk_in_a_transaction(driver: Driver, database: Db) -> None:
+    """All of it is done in it, and undone with it."""
+    repository = driver.repository(Counter)
+    await saved(repository, counters(*range(4)))
+    new = Counter(id=9)
+    for commit in (False, True):
+        async with driver.transaction(commit=commit) as session:
+            async with repository.bulk(session=session) as bulk:
+                await bulk.save(new)
+                await bulk.update(1, {"count": 5})
+                await bulk.delete(2)
+            assert bulk.result == SaveResult(1, 1, (), 1)
+        assert stored(database) == ({0: 0, 1: 5, 3: 0, 9: 0} if commit else dict.fromkeys(range(4), 0))
+
+
+async def test_an_error_that_was_swallowed_is_raised_again(driver: Driver, database: Db) -> None:
+    """Whoever goes on after an ordered bulk has failed gets the same error at its end, and nothing more is written."""
+    repository = driver.repository(Counter)
+    with pytest.raises(PayloadError) as caught:  # noqa: PT012 - the block is what raises
+        async with repository.bulk() as bulk:
+            with pytest.raises(PayloadError):
+                await bulk.save(unsealable(1))
+            await bulk.save(Counter(id=2))
+    assert str(caught.value).count("before it were saved") == 1
+    assert stored(database) == {}
+
+
+async def test_a_delete_whose_reply_is_lost(driver: Driver, server: embedded.Server, fail_command: Fail) -> None:
+    """It is not sent again by us: what it would delete then might be another document."""
+    async with driver.another_client(server.uri, retryWrites=False, appName="fails") as client:
+        repository = driver.repository(Counter, driver.collection(client=client))
+        await saved(repository, counters(1, 2))
+        fail_command(["delete"], closeConnection=True)
+        with pytest.raises(AutoReconnect) as caught:  # noqa: PT012 - the block is what raises
+            async with repository.bulk() as bulk:
+                await bulk.delete(1)
+                await bulk.delete(2)
+        assert caught.value.__notes__ == [
+            "bulk: 0 documents had been written before this. Of those from index 0 to 1 it is unknown."
+        ]
