@@ -28,9 +28,12 @@ from .flows import Filter, SortKey, in_transaction
 from .keys import IndexKey, KeyRing
 from .padding import Padding
 from .reading import Hint, OnInvalid
+from .transactions import AsyncTransaction, Transaction, run, run_async
 from .upkeep import Finding, OnProgress, Upkeep
 
 if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager, AbstractContextManager
+
     from pymongo.asynchronous.client_session import AsyncClientSession
     from pymongo.client_session import ClientSession
     from pymongo.collation import Collation
@@ -41,6 +44,7 @@ if TYPE_CHECKING:
 __all__ = ["AsyncRepository", "Repository"]
 
 Model = TypeVar("Model", bound=BaseModel)
+Result = TypeVar("Result")
 
 
 class _Options(TypedDict, total=False):
@@ -142,6 +146,10 @@ class _Repository(Generic[Model]):
             write_concern=write_concern, read_concern=read_concern, read_preference=read_preference
         )
         return other
+
+    @property
+    def _client(self) -> Any:
+        return self._flows.collection.database.client
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._flows.schema.model.__name__}, {self._flows.name!r})"
@@ -515,6 +523,63 @@ class Repository(_Repository[Model]):
         """Delete what matches a filter on queryable fields; all of it if that is ``{}``. How many there were."""
         return drive(self._flows.delete_many(filter, collation=collation, session=session))
 
+    def transaction(
+        self,
+        *,
+        read_concern: ReadConcern | None = None,
+        write_concern: WriteConcern | None = None,
+        read_preference: _ServerMode | None = None,
+        max_commit_time_ms: int | None = None,
+        session: ClientSession | None = None,
+    ) -> AbstractContextManager[ClientSession]:
+        """``with customers.transaction() as tx``: a session for every repository of the client, ``orders.save(order, session=tx)``.
+
+        Committed at the end of the block, and aborted if that raises. The commit is repeated for two minutes while its outcome is
+        unknown. The block cannot be run again: an error with the label ``TransientTransactionError`` is raised, and
+        `with_transaction` is the form that repeats. Options and their defaults are those of pymongo's ``start_transaction``: the
+        client's, not the repository's. ``session``: use this one.
+
+        Raise `ConfigurationError` for a session of another client, and on a mongod that is not in a replica set.
+        """
+        return Transaction(
+            self._client,
+            session,
+            read_concern=read_concern,
+            write_concern=write_concern,
+            read_preference=read_preference,
+            max_commit_time_ms=max_commit_time_ms,
+        )
+
+    def with_transaction(
+        self,
+        callback: Callable[[ClientSession], Result],
+        *,
+        read_concern: ReadConcern | None = None,
+        write_concern: WriteConcern | None = None,
+        read_preference: _ServerMode | None = None,
+        max_commit_time_ms: int | None = None,
+        session: ClientSession | None = None,
+    ) -> Result:
+        """What a function gives that is run in a transaction, and again when MongoDB asks for it: pymongo's ``with_transaction``.
+
+        The function is given the session. It may run several times, and has no other effects; instances that were saved in a run
+        that was undone can be saved again. What this package raises in it (`RevisionConflictError`) ends the transaction. Options
+        are as for `transaction`.
+        """
+
+        def call(tx: ClientSession) -> Result:
+            return drive(self._flows._answer_of(callback(tx)))  # type: ignore[no-any-return]  # what the function gave
+
+        return run(
+            self._client,
+            call,
+            session,
+            read_concern=read_concern,
+            write_concern=write_concern,
+            read_preference=read_preference,
+            max_commit_time_ms=max_commit_time_ms,
+        )
+
 
 class AsyncRepository(_Repository[Model]):
     """`Repository` over an ``AsyncMongoClient``: the same names and parameters, awaited."""
@@ -812,3 +877,71 @@ class AsyncRepository(_Repository[Model]):
     ) -> int:
         """See `Repository.delete_many`."""
         return await self._flows.delete_many(filter, collation=collation, session=session)
+
+    def transaction(
+        self,
+        *,
+        read_concern: ReadConcern | None = None,
+        write_concern: WriteConcern | None = None,
+        read_preference: _ServerMode | None = None,
+        max_commit_time_ms: int | None = None,
+        session: AsyncClientSession | None = None,
+    ) -> AbstractAsyncContextManager[AsyncClientSession]:
+        """See `Repository.transaction`. Not awaited; the block is ``async with``."""
+        return AsyncTransaction(
+            self._client,
+            session,
+            read_concern=read_concern,
+            write_concern=write_concern,
+            read_preference=read_preference,
+            max_commit_time_ms=max_commit_time_ms,
+        )
+
+    @overload
+    async def with_transaction(
+        self,
+        callback: Callable[[AsyncClientSession], Awaitable[Result]],
+        *,
+        read_concern: ReadConcern | None = None,
+        write_concern: WriteConcern | None = None,
+        read_preference: _ServerMode | None = None,
+        max_commit_time_ms: int | None = None,
+        session: AsyncClientSession | None = None,
+    ) -> Result: ...
+
+    @overload
+    async def with_transaction(
+        self,
+        callback: Callable[[AsyncClientSession], Result],
+        *,
+        read_concern: ReadConcern | None = None,
+        write_concern: WriteConcern | None = None,
+        read_preference: _ServerMode | None = None,
+        max_commit_time_ms: int | None = None,
+        session: AsyncClientSession | None = None,
+    ) -> Result: ...
+
+    async def with_transaction(
+        self,
+        callback: Callable[[AsyncClientSession], Any],
+        *,
+        read_concern: ReadConcern | None = None,
+        write_concern: WriteConcern | None = None,
+        read_preference: _ServerMode | None = None,
+        max_commit_time_ms: int | None = None,
+        session: AsyncClientSession | None = None,
+    ) -> Any:
+        """See `Repository.with_transaction`. The function may be a coroutine function."""
+
+        async def call(tx: AsyncClientSession) -> Any:
+            return await self._flows._answer_of(callback(tx))
+
+        return await run_async(
+            self._client,
+            call,
+            session,
+            read_concern=read_concern,
+            write_concern=write_concern,
+            read_preference=read_preference,
+            max_commit_time_ms=max_commit_time_ms,
+        )

@@ -51,6 +51,8 @@ class Either:
             return found
         if name in ("find", "sort", "skip", "limit", "with_options"):
             return lambda *args, **options: Either(found(*args, **options))
+        if name == "transaction":
+            return lambda **options: block(found(**options))
 
         async def call(*args: Any, **options: Any) -> Any:
             return await settle(found(*args, **options))
@@ -75,6 +77,17 @@ class Either:
 
     async def __aexit__(self, *error: object) -> None:
         await settle((self.inner.__aexit__ if isinstance(self.inner, AsyncCursor) else self.inner.__exit__)(*error))
+
+
+@asynccontextmanager
+async def block(inner: Any) -> AsyncIterator[Any]:
+    """A context manager of either kind, as one of the async kind."""
+    if hasattr(inner, "__aenter__"):
+        async with inner as entered:
+            yield entered
+    else:
+        with inner as entered:
+            yield entered
 
 
 class Driver:
