@@ -26,14 +26,18 @@ from .keys import DataKey, IndexKey, KeyRing
 from .repository import AsyncRepository, Repository
 from .schema import Queryable, Sensitive
 from .upkeep import Finding
+from .watching import AsyncChangeStream, Change, ChangeStream
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AsyncChangeStream",
     "AsyncCursor",
     "AsyncRepository",
     "BlindIndex",
     "Bucket",
+    "Change",
+    "ChangeStream",
     "ConfigurationError",
     "Cursor",
     "DataKey",

@@ -30,10 +30,12 @@ from .padding import Padding
 from .reading import Hint, OnInvalid
 from .transactions import AsyncTransaction, Transaction, run, run_async
 from .upkeep import Finding, OnProgress, Upkeep
+from .watching import AsyncChangeStream, BeforeChange, ChangeStream, begin
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager, AbstractContextManager
 
+    from bson import Timestamp
     from pymongo.asynchronous.client_session import AsyncClientSession
     from pymongo.client_session import ClientSession
     from pymongo.collation import Collation
@@ -580,6 +582,48 @@ class Repository(_Repository[Model]):
             max_commit_time_ms=max_commit_time_ms,
         )
 
+    def watch(
+        self,
+        filter: Filter = None,
+        *,
+        on_invalid: OnInvalid = "raise",
+        full_document_before_change: BeforeChange | None = None,
+        resume_after: Mapping[str, Any] | None = None,
+        start_after: Mapping[str, Any] | None = None,
+        start_at_operation_time: Timestamp | None = None,
+        max_await_time_ms: int | None = None,
+        batch_size: int | None = None,
+        comment: Any = None,
+        session: ClientSession | None = None,
+    ) -> ChangeStream[Model]:
+        """A stream of what is written from now on: ``with customers.watch() as stream``, ``for change in stream``, which waits.
+
+        Inserts and replacements come as verified models, deletions as an id, which is the server's word (`Change`). A filter on
+        queryable fields and blind indexes is about the first two; events without a document come in any case, unless it names the
+        ``id``. ``on_invalid``: as for `find`, for events that cannot be verified; one of update operators (``$set``), which no
+        repository sends, is one of them. ``full_document_before_change``: "whenAvailable" or "required", for a collection with
+        ``changeStreamPreAndPostImages``. The other options, and resuming after a broken connection, are pymongo's.
+
+        ``resume_after``: the ``resume_token`` of a stream or a change, to go on where it ended. Raise `QueryError` for what cannot
+        be served, `ConfigurationError` on a mongod that is not in a replica set.
+        """
+        watched = drive(
+            begin(
+                self._flows,
+                filter,
+                on_invalid=on_invalid,
+                before=full_document_before_change,
+                resume_after=resume_after,
+                start_after=start_after,
+                start_at_operation_time=start_at_operation_time,
+                max_await_time_ms=max_await_time_ms,
+                batch_size=batch_size,
+                comment=comment,
+                session=session,
+            )
+        )
+        return ChangeStream(self._flows, watched)
+
 
 class AsyncRepository(_Repository[Model]):
     """`Repository` over an ``AsyncMongoClient``: the same names and parameters, awaited."""
@@ -945,3 +989,33 @@ class AsyncRepository(_Repository[Model]):
             read_preference=read_preference,
             max_commit_time_ms=max_commit_time_ms,
         )
+
+    async def watch(
+        self,
+        filter: Filter = None,
+        *,
+        on_invalid: OnInvalid = "raise",
+        full_document_before_change: BeforeChange | None = None,
+        resume_after: Mapping[str, Any] | None = None,
+        start_after: Mapping[str, Any] | None = None,
+        start_at_operation_time: Timestamp | None = None,
+        max_await_time_ms: int | None = None,
+        batch_size: int | None = None,
+        comment: Any = None,
+        session: AsyncClientSession | None = None,
+    ) -> AsyncChangeStream[Model]:
+        """See `Repository.watch`. Awaited: ``async with await customers.watch() as stream``."""
+        watched = await begin(
+            self._flows,
+            filter,
+            on_invalid=on_invalid,
+            before=full_document_before_change,
+            resume_after=resume_after,
+            start_after=start_after,
+            start_at_operation_time=start_at_operation_time,
+            max_await_time_ms=max_await_time_ms,
+            batch_size=batch_size,
+            comment=comment,
+            session=session,
+        )
+        return AsyncChangeStream(self._flows, watched)
