@@ -201,7 +201,7 @@ def _change(flows: Reading[Model], watched: Watched, event: Any) -> Change[Model
     if operation in _WRITTEN:
         document = known["fullDocument"]
         model = _opened(flows, document, identity, watched.asked)
-        if watched.sift is not None and not watched.sift(decoded(document), model.__dict__):
+        if watched.sift is not None and not watched.sift(decoded(raw_of(document)), model.__dict__):
             return None
     verified, name = before if model is None else model, flows.schema.identity.name
     if verified is not None:
@@ -218,7 +218,7 @@ _DOCUMENTS: Final = ("fullDocument", "fullDocumentBeforeChange")
 def _opened(flows: Reading[Model], document: Any, identity: Any, asked: Asked | AskedValue | None) -> Model:
     """One of the documents of an event, which must be the one that the event is about."""
     try:
-        found, model = flows.open(document, asked)
+        found, model = flows.open(raw_of(document), asked)
     except MalformedEnvelopeError as error:
         error.about(document_id=identity, collection=flows.name)
         raise

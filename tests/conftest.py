@@ -16,10 +16,13 @@ What a test does behind the repository's back (tamper, count, look) it does with
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 import select
+import shutil
 import socket
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Self
@@ -31,14 +34,14 @@ from pydantic import BaseModel
 from pymongo import AsyncMongoClient, MongoClient
 from pymongo.database import Database
 
-from mongo_envelope import AsyncCursor, AsyncRepository, DocumentCodec, KeyRing, Repository, embedded
+from mongo_envelope import AsyncRepository, DocumentCodec, KeyRing, Repository, embedded
 from mongo_envelope.bridge import drive, settle
 
 Client = MongoClient[dict[str, Any]] | AsyncMongoClient[dict[str, Any]]
 
 
 class Either:
-    """A repository or a cursor of either driver, to be awaited and iterated as if it were of the async one."""
+    """A repository, cursor or stream of either driver, to be awaited and iterated as if it were of the async one."""
 
     def __init__(self, inner: Any) -> None:
         self.inner = inner
@@ -51,6 +54,8 @@ class Either:
             return found
         if name in ("find", "sort", "skip", "limit", "with_options"):
             return lambda *args, **options: Either(found(*args, **options))
+        if name == "watch":
+            return functools.partial(self._either, found)
         if name == "transaction":
             return lambda **options: block(found(**options))
 
@@ -59,11 +64,15 @@ class Either:
 
         return call
 
+    @staticmethod
+    async def _either(found: Any, *args: Any, **options: Any) -> Either:
+        return Either(await settle(found(*args, **options)))
+
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Any:
-        if isinstance(self.inner, AsyncCursor):
+        if hasattr(self.inner, "__anext__"):
             return await anext(self.inner)
         try:
             return next(self.inner)
@@ -71,12 +80,12 @@ class Either:
             raise StopAsyncIteration from None
 
     async def __aenter__(self) -> Self:
-        entered = await self.inner.__aenter__() if isinstance(self.inner, AsyncCursor) else self.inner.__enter__()
+        entered = await self.inner.__aenter__() if hasattr(self.inner, "__anext__") else self.inner.__enter__()
         assert entered is self.inner
         return self
 
     async def __aexit__(self, *error: object) -> None:
-        await settle((self.inner.__aexit__ if isinstance(self.inner, AsyncCursor) else self.inner.__exit__)(*error))
+        await settle((self.inner.__aexit__ if hasattr(self.inner, "__anext__") else self.inner.__exit__)(*error))
 
 
 @asynccontextmanager
@@ -210,6 +219,24 @@ def server() -> Iterator[embedded.Server]:
     """A throw-away mongod in which failures can be injected (`fail_command`)."""
     with embedded.start(use_environment=False, parameters={"enableTestCommands": "1"}) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def standalone() -> Iterator[str]:
+    """The URI of a mongod that is in no replica set."""
+    folder = embedded._private_folder()
+    data = folder / "db"
+    data.mkdir()
+    deadline = time.monotonic() + 30
+    binary, environment = embedded._find_mongod(folder, deadline)
+    options = list(embedded._options(folder, data, {}, tcp=True))
+    at = options.index("--replSet")
+    process = embedded._Process([binary, *options[:at], *options[at + 2 :]], folder, environment, keep=False)
+    try:
+        yield f"mongodb://127.0.0.1:{embedded._wait_until_listening(process, data, deadline)}/"
+    finally:
+        process.end()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

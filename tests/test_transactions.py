@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import functools
 import random
-import shutil
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -595,24 +594,6 @@ def test_a_cancelled_block_is_aborted(server: embedded.Server, keys: KeyRing, da
             await accounts.save(mine)
 
     asyncio.run(flow())
-
-
-@pytest.fixture(scope="module")
-def standalone() -> Iterator[str]:
-    """The URI of a mongod that is in no replica set."""
-    folder = embedded._private_folder()
-    data = folder / "db"
-    data.mkdir()
-    deadline = time.monotonic() + 30
-    binary, environment = embedded._find_mongod(folder, deadline)
-    options = list(embedded._options(folder, data, {}, tcp=True))
-    at = options.index("--replSet")
-    process = embedded._Process([binary, *options[:at], *options[at + 2 :]], folder, environment, keep=False)
-    try:
-        yield f"mongodb://127.0.0.1:{embedded._wait_until_listening(process, data, deadline)}/"
-    finally:
-        process.end()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 async def test_a_mongod_outside_a_replica_set(driver: Driver, standalone: str) -> None:
