@@ -30,17 +30,21 @@ from .keys import DataKey, IndexKey, KeyRing
 from .repository import AsyncRepository, Repository
 from .schema import Queryable, Sensitive
 from .upkeep import Finding
+from .watching import AsyncChangeStream, Change, ChangeStream
 
 __version__ = "0.1.0"
 
 __all__ = [
     "AsyncBulkWriter",
+    "AsyncChangeStream",
     "AsyncCursor",
     "AsyncRepository",
     "BlindIndex",
     "Bucket",
     "BulkSaveError",
     "BulkWriter",
+    "Change",
+    "ChangeStream",
     "ConfigurationError",
     "Cursor",
     "DataKey",

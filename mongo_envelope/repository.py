@@ -28,9 +28,14 @@ from .flows import Filter, SortKey
 from .keys import IndexKey, KeyRing
 from .padding import Padding
 from .reading import Hint, OnInvalid
+from .transactions import AsyncTransaction, Transaction, run, run_async
 from .upkeep import Finding, OnProgress, Upkeep
+from .watching import AsyncChangeStream, BeforeChange, ChangeStream, begin
 
 if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager, AbstractContextManager
+
+    from bson import Timestamp
     from pymongo.asynchronous.client_session import AsyncClientSession
     from pymongo.client_session import ClientSession
     from pymongo.collation import Collation
@@ -41,6 +46,7 @@ if TYPE_CHECKING:
 __all__ = ["AsyncRepository", "Repository"]
 
 Model = TypeVar("Model", bound=BaseModel)
+Result = TypeVar("Result")
 
 
 class _Options(TypedDict, total=False):
@@ -128,6 +134,10 @@ class _Repository(Generic[Model]):
             write_concern=write_concern, read_concern=read_concern, read_preference=read_preference
         )
         return other
+
+    @property
+    def _client(self) -> Any:
+        return self._flows.collection.database.client
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._flows.schema.model.__name__}, {self._flows.name!r})"
@@ -540,6 +550,105 @@ class Repository(_Repository[Model]):
         """Delete what matches a filter on queryable fields; all of it if that is ``{}``. How many there were."""
         return drive(self._flows.delete_many(filter, collation=collation, session=session))
 
+    def transaction(
+        self,
+        *,
+        read_concern: ReadConcern | None = None,
+        write_concern: WriteConcern | None = None,
+        read_preference: _ServerMode | None = None,
+        max_commit_time_ms: int | None = None,
+        session: ClientSession | None = None,
+    ) -> AbstractContextManager[ClientSession]:
+        """``with customers.transaction() as tx``: a session for every repository of the client, ``orders.save(order, session=tx)``.
+
+        Committed at the end of the block, and aborted if that raises. The commit is repeated for two minutes while its outcome is
+        unknown. The block cannot be run again: an error with the label ``TransientTransactionError`` is raised, and
+        `with_transaction` is the form that repeats. Options and their defaults are those of pymongo's ``start_transaction``: the
+        client's, not the repository's. ``session``: use this one.
+
+        Raise `ConfigurationError` for a session of another client, and on a mongod that is not in a replica set.
+        """
+        return Transaction(
+            self._client,
+            session,
+            read_concern=read_concern,
+            write_concern=write_concern,
+            read_preference=read_preference,
+            max_commit_time_ms=max_commit_time_ms,
+        )
+
+    def with_transaction(
+        self,
+        callback: Callable[[ClientSession], Result],
+        *,
+        read_concern: ReadConcern | None = None,
+        write_concern: WriteConcern | None = None,
+        read_preference: _ServerMode | None = None,
+        max_commit_time_ms: int | None = None,
+        session: ClientSession | None = None,
+    ) -> Result:
+        """What a function gives that is run in a transaction, and again when MongoDB asks for it: pymongo's ``with_transaction``.
+
+        The function is given the session. It may run several times, and has no other effects; instances that were saved in a run
+        that was undone can be saved again. What this package raises in it (`RevisionConflictError`) ends the transaction. Options
+        are as for `transaction`.
+        """
+
+        def call(tx: ClientSession) -> Result:
+            return drive(self._flows._answer_of(callback(tx)))  # type: ignore[no-any-return]  # what the function gave
+
+        return run(
+            self._client,
+            call,
+            session,
+            read_concern=read_concern,
+            write_concern=write_concern,
+            read_preference=read_preference,
+            max_commit_time_ms=max_commit_time_ms,
+        )
+
+    def watch(
+        self,
+        filter: Filter = None,
+        *,
+        on_invalid: OnInvalid = "raise",
+        full_document_before_change: BeforeChange | None = None,
+        resume_after: Mapping[str, Any] | None = None,
+        start_after: Mapping[str, Any] | None = None,
+        start_at_operation_time: Timestamp | None = None,
+        max_await_time_ms: int | None = None,
+        batch_size: int | None = None,
+        comment: Any = None,
+        session: ClientSession | None = None,
+    ) -> ChangeStream[Model]:
+        """A stream of what is written from now on: ``with customers.watch() as stream``, ``for change in stream``, which waits.
+
+        Inserts and replacements come as verified models, deletions as an id, which is the server's word (`Change`). A filter on
+        queryable fields and blind indexes is about the first two; events without a document come in any case, unless it names the
+        ``id``. ``on_invalid``: as for `find`, for events that cannot be verified; one of update operators (``$set``), which no
+        repository sends, is one of them. ``full_document_before_change``: "whenAvailable" or "required", for a collection with
+        ``changeStreamPreAndPostImages``. The other options, and resuming after a broken connection, are pymongo's.
+
+        ``resume_after``: the ``resume_token`` of a stream or a change, to go on where it ended. Raise `QueryError` for what cannot
+        be served, `ConfigurationError` on a mongod that is not in a replica set.
+        """
+        watched = drive(
+            begin(
+                self._flows,
+                filter,
+                on_invalid=on_invalid,
+                before=full_document_before_change,
+                resume_after=resume_after,
+                start_after=start_after,
+                start_at_operation_time=start_at_operation_time,
+                max_await_time_ms=max_await_time_ms,
+                batch_size=batch_size,
+                comment=comment,
+                session=session,
+            )
+        )
+        return ChangeStream(self._flows, watched)
+
 
 class AsyncRepository(_Repository[Model]):
     """`Repository` over an ``AsyncMongoClient``: the same names and parameters, awaited."""
@@ -862,3 +971,101 @@ class AsyncRepository(_Repository[Model]):
     ) -> int:
         """See `Repository.delete_many`."""
         return await self._flows.delete_many(filter, collation=collation, session=session)
+
+    def transaction(
+        self,
+        *,
+        read_concern: ReadConcern | None = None,
+        write_concern: WriteConcern | None = None,
+        read_preference: _ServerMode | None = None,
+        max_commit_time_ms: int | None = None,
+        session: AsyncClientSession | None = None,
+    ) -> AbstractAsyncContextManager[AsyncClientSession]:
+        """See `Repository.transaction`. Not awaited; the block is ``async with``."""
+        return AsyncTransaction(
+            self._client,
+            session,
+            read_concern=read_concern,
+            write_concern=write_concern,
+            read_preference=read_preference,
+            max_commit_time_ms=max_commit_time_ms,
+        )
+
+    @overload
+    async def with_transaction(
+        self,
+        callback: Callable[[AsyncClientSession], Awaitable[Result]],
+        *,
+        read_concern: ReadConcern | None = None,
+        write_concern: WriteConcern | None = None,
+        read_preference: _ServerMode | None = None,
+        max_commit_time_ms: int | None = None,
+        session: AsyncClientSession | None = None,
+    ) -> Result: ...
+
+    @overload
+    async def with_transaction(
+        self,
+        callback: Callable[[AsyncClientSession], Result],
+        *,
+        read_concern: ReadConcern | None = None,
+        write_concern: WriteConcern | None = None,
+        read_preference: _ServerMode | None = None,
+        max_commit_time_ms: int | None = None,
+        session: AsyncClientSession | None = None,
+    ) -> Result: ...
+
+    async def with_transaction(
+        self,
+        callback: Callable[[AsyncClientSession], Any],
+        *,
+        read_concern: ReadConcern | None = None,
+        write_concern: WriteConcern | None = None,
+        read_preference: _ServerMode | None = None,
+        max_commit_time_ms: int | None = None,
+        session: AsyncClientSession | None = None,
+    ) -> Any:
+        """See `Repository.with_transaction`. The function may be a coroutine function."""
+
+        async def call(tx: AsyncClientSession) -> Any:
+            return await self._flows._answer_of(callback(tx))
+
+        return await run_async(
+            self._client,
+            call,
+            session,
+            read_concern=read_concern,
+            write_concern=write_concern,
+            read_preference=read_preference,
+            max_commit_time_ms=max_commit_time_ms,
+        )
+
+    async def watch(
+        self,
+        filter: Filter = None,
+        *,
+        on_invalid: OnInvalid = "raise",
+        full_document_before_change: BeforeChange | None = None,
+        resume_after: Mapping[str, Any] | None = None,
+        start_after: Mapping[str, Any] | None = None,
+        start_at_operation_time: Timestamp | None = None,
+        max_await_time_ms: int | None = None,
+        batch_size: int | None = None,
+        comment: Any = None,
+        session: AsyncClientSession | None = None,
+    ) -> AsyncChangeStream[Model]:
+        """See `Repository.watch`. Awaited: ``async with await customers.watch() as stream``."""
+        watched = await begin(
+            self._flows,
+            filter,
+            on_invalid=on_invalid,
+            before=full_document_before_change,
+            resume_after=resume_after,
+            start_after=start_after,
+            start_at_operation_time=start_at_operation_time,
+            max_await_time_ms=max_await_time_ms,
+            batch_size=batch_size,
+            comment=comment,
+            session=session,
+        )
+        return AsyncChangeStream(self._flows, watched)

@@ -16,10 +16,13 @@ What a test does behind the repository's back (tamper, count, look) it does with
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 import select
+import shutil
 import socket
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Self, TypeVar
@@ -31,7 +34,7 @@ from pydantic import BaseModel
 from pymongo import AsyncMongoClient, MongoClient
 from pymongo.database import Database
 
-from mongo_envelope import AsyncCursor, AsyncRepository, DocumentCodec, KeyRing, Repository, embedded
+from mongo_envelope import AsyncRepository, DocumentCodec, KeyRing, Repository, embedded
 from mongo_envelope.bridge import drive, settle
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -39,7 +42,7 @@ Client = MongoClient[dict[str, Any]] | AsyncMongoClient[dict[str, Any]]
 
 
 class Either:
-    """A repository, a cursor or a bulk writer of either driver, to be awaited and iterated as if it were of the async one."""
+    """A repository, cursor, stream or bulk writer of either driver, to be awaited and iterated as if it were of the async one."""
 
     def __init__(self, inner: Any) -> None:
         self.inner = inner
@@ -52,17 +55,25 @@ class Either:
             return found
         if name in ("find", "sort", "skip", "limit", "with_options", "bulk"):
             return lambda *args, **options: Either(found(*args, **options))
+        if name == "watch":
+            return functools.partial(self._either, found)
+        if name == "transaction":
+            return lambda **options: block(found(**options))
 
         async def call(*args: Any, **options: Any) -> Any:
             return await settle(found(*args, **options))
 
         return call
 
+    @staticmethod
+    async def _either(found: Any, *args: Any, **options: Any) -> Either:
+        return Either(await settle(found(*args, **options)))
+
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Any:
-        if isinstance(self.inner, AsyncCursor):
+        if hasattr(self.inner, "__anext__"):
             return await anext(self.inner)
         try:
             return next(self.inner)
@@ -84,6 +95,17 @@ async def saved(repository: Either, models: Iterable[Model], **options: Any) -> 
     result = await repository.save_many(given, **options)
     assert result.saved_count == len(given)
     return given
+
+
+@asynccontextmanager
+async def block(inner: Any) -> AsyncIterator[Any]:
+    """A context manager of either kind, as one of the async kind."""
+    if hasattr(inner, "__aenter__"):
+        async with inner as entered:
+            yield entered
+    else:
+        with inner as entered:
+            yield entered
 
 
 class Driver:
@@ -206,6 +228,24 @@ def server() -> Iterator[embedded.Server]:
     """A throw-away mongod in which failures can be injected (`fail_command`)."""
     with embedded.start(use_environment=False, parameters={"enableTestCommands": "1"}) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def standalone() -> Iterator[str]:
+    """The URI of a mongod that is in no replica set."""
+    folder = embedded._private_folder()
+    data = folder / "db"
+    data.mkdir()
+    deadline = time.monotonic() + 30
+    binary, environment = embedded._find_mongod(folder, deadline)
+    options = list(embedded._options(folder, data, {}, tcp=True))
+    at = options.index("--replSet")
+    process = embedded._Process([binary, *options[:at], *options[at + 2 :]], folder, environment, keep=False)
+    try:
+        yield f"mongodb://127.0.0.1:{embedded._wait_until_listening(process, data, deadline)}/"
+    finally:
+        process.end()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

@@ -109,9 +109,9 @@ def test_everything_public_has_a_docstring() -> None:
     assert [name for name, value in documented() if not (value.__doc__ or "").strip()] == []
 
 
-@pytest.mark.parametrize("sync", ["Repository", "Cursor", "BulkWriter"])
+@pytest.mark.parametrize("sync", ["Repository", "Cursor", "BulkWriter", "ChangeStream"])
 def test_both_drivers_offer_the_same_names_and_parameters(sync: str) -> None:
-    """The two repositories, cursors and writers differ in awaiting and in the type of the session, and in nothing else."""
+    """Repositories, cursors, writers and streams: they differ in awaiting and in the type of the session, and in nothing else."""
     ours, theirs = getattr(mongo_envelope, sync), getattr(mongo_envelope, "Async" + sync)
 
     def shape(cls: type) -> dict[str, list[tuple[str, object, object]]]:
