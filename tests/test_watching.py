@@ -13,7 +13,7 @@ from uuid import UUID, uuid4
 
 import bson
 import pytest
-from conftest import Driver, Either, Proxy
+from conftest import Driver, Either, Proxy, saved
 from customer_model import SECRET, Customer, raw_documents
 from pydantic import BaseModel
 from pymongo import AsyncMongoClient, MongoClient
@@ -139,7 +139,7 @@ async def test_every_way_to_write(driver: Driver) -> None:
     """Each comes as an insert, a replacement or a deletion, and a transaction when it is committed, if it is."""
     members = driver.repository(Member)
     async with await members.watch(**QUICK) as stream:
-        one, two = await members.save_many([Member(id=1), Member(id=2)])
+        one, two = await saved(members, [Member(id=1), Member(id=2)])
         await members.save_many([one, Member(id=3)])
         await members.save(Member(id=1), overwrite=True)
         await members.save(Member(id=4), overwrite=True)
