@@ -146,8 +146,8 @@ async def test_every_way_to_write(driver: Driver) -> None:
         assert said(await take(stream, 6)) == [
             ("insert", 1),
             ("insert", 2),
-            ("insert", 3),
             ("replace", 1),
+            ("insert", 3),
             ("replace", 1),
             ("insert", 4),
         ]
