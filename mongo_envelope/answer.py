@@ -20,8 +20,10 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from decimal import Context, Decimal
 from typing import Any, Final
+from uuid import UUID
 
 import bson
+from bson import ObjectId
 from bson.decimal128 import Decimal128
 
 from . import envelope
@@ -159,11 +161,16 @@ def is_position(step: str) -> bool:
 
 def same(found: Any, asked: Any) -> bool:
     """Whether MongoDB takes the two for the same ``_id``: 5 is 5.0, and a date is what BSON makes of it."""
-    if type(found) is type(asked) and found == asked and not isinstance(found, dict):
-        return True  # nearly always, and for less than encoding costs
+    if type(found) is type(asked):  # nearly always, and for less than encoding costs
+        if type(found) in _AS_PYTHON:
+            return bool(found == asked)
+        if found == asked and not isinstance(found, dict):
+            return True
     return bool(comparable(envelope.as_stored(found)) == comparable(envelope.as_stored(asked)))
 
 
+#: The types of which MongoDB and Python take the same two values for one.
+_AS_PYTHON: Final = frozenset({UUID, ObjectId, str, int, bytes})
 #: A double is compared with a decimal128 by its first 34 digits.
 _DECIMAL128: Final = Context(prec=34)
 _NAN: Final = ("NaN",)
