@@ -71,7 +71,11 @@ class Watched:
     sift: Sift | None
     on_invalid: OnInvalid
     event: Any = None  #: one that was taken from the stream, and neither given nor refused yet
-    token: Any = None  #: that of the event before it
+    token: Any = None  #: where a new stream would have to begin to have this event in it
+
+    def passed(self) -> None:
+        """The event has been given, left out, or raised as wrong."""
+        self.event, self.token = None, self.event["_id"]
 
 
 async def begin(
@@ -151,26 +155,26 @@ async def _next(flows: Reading[Model], watched: Watched, *, wait: bool) -> Any:
     """The next change; `END` if there is none any more, or, without waiting, none yet."""
     while True:
         if watched.event is None:
-            token = watched.stream.resume_token
             event = await (next_of(watched.stream) if wait else settle(watched.stream.try_next()))
             if event is END or event is None:
+                watched.token = watched.stream.resume_token  # which goes on while nothing comes
                 return END
-            watched.event, watched.token = event, token
+            watched.event = event
         try:
             change = _change(flows, watched, watched.event)
         except (EnvelopeError, UnknownKeyError) as error:  # never a KMSError: the event waits until the service answers
             if watched.on_invalid == "raise":
-                watched.event = None
+                watched.passed()
                 raise
             invalid = error
         else:
-            watched.event = None
+            watched.passed()
             if change is not None:
                 return change
             continue
         if callable(watched.on_invalid):
             await flows._answer_of(watched.on_invalid(invalid))
-        watched.event = None
+        watched.passed()
 
 
 def _change(flows: Reading[Model], watched: Watched, event: Any) -> Change[Model] | None:
