@@ -131,8 +131,10 @@ async def test_next_is_a_method_too(driver: Driver) -> None:
     """As pymongo has it."""
     members = driver.repository(Member)
     async with await members.watch() as stream:
-        await members.save(Member(id=1))
+        await members.save_many([Member(id=1), Member(id=2)])
         assert (await stream.next()).id == 1
+        plain = stream.inner
+        assert (aiter(plain) if driver.is_async else iter(plain)) is plain
 
 
 async def test_every_way_to_write(driver: Driver) -> None:

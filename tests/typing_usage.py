@@ -17,8 +17,11 @@ from pymongo.collation import Collation
 from pymongo.read_concern import ReadConcern
 
 from mongo_envelope import (
+    AsyncChangeStream,
     AsyncCursor,
     AsyncRepository,
+    Change,
+    ChangeStream,
     Cursor,
     DocumentCodec,
     IntegrityError,
@@ -109,6 +112,20 @@ def synchronous(client: MongoClient[dict[str, Any]], keys: KeyRing, ada: Custome
         customers.save(ada, session=session)
         customers.find(session=session).close()
 
+    with customers.transaction(max_commit_time_ms=1000, write_concern=WriteConcern("majority")) as tx:
+        assert_type(tx, ClientSession)
+        customers.save(ada, session=tx)
+    assert_type(customers.with_transaction(lambda tx: customers.save(ada, session=tx)), Customer)
+
+    with customers.watch({"tenant": "acme"}, on_invalid="skip", full_document_before_change="required") as stream:
+        assert_type(stream, ChangeStream[Customer])
+        for change in stream:
+            assert_type(change, Change[Customer])
+            assert_type(change.model, Customer | None)
+            assert_type(change.resume_token, dict[str, Any])
+        assert_type(stream.try_next(), Change[Customer] | None)
+    customers.watch(resume_after=stream.resume_token).close()
+
     try:
         customers.load(ada.id)
     except IntegrityError as error:
@@ -164,6 +181,20 @@ async def asynchronous(client: AsyncMongoClient[dict[str, Any]], keys: KeyRing, 
         assert_type(session, AsyncClientSession)
         await customers.save(ada, session=session)
         await customers.find(session=session).close()
+
+    async def saved(tx: AsyncClientSession) -> Customer:
+        return await customers.save(ada, session=tx)
+
+    async with customers.transaction() as tx:
+        assert_type(tx, AsyncClientSession)
+    assert_type(await customers.with_transaction(saved), Customer)
+    assert_type(await customers.with_transaction(lambda tx: tx.has_ended), bool)
+
+    async with await customers.watch() as stream:
+        assert_type(stream, AsyncChangeStream[Customer])
+        async for change in stream:
+            assert_type(change.before, Customer | None)
+        assert_type(await stream.try_next(), Change[Customer] | None)
 
 
 def without_a_database(keys: KeyRing, note: Note, raw: bytes) -> None:
