@@ -75,7 +75,10 @@ class Plan(Generic[Model]):
 
     def serializer_of(self, values: Mapping[str, Any]) -> SchemaSerializer:
         """The one for an instance with these values."""
-        return self._without_moments if self.moments and all(kept(values[name]) for name in self.moments) else self._serializer
+        for name in self.moments:
+            if not kept(values[name]):
+                return self._serializer
+        return self._without_moments
 
     def _explained(self, model: Model, name: str, found: Misfit) -> Misfit:
         """What a user's own ``dump`` did, which pydantic-core's error tells in words that may quote the value."""
