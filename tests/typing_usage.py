@@ -17,8 +17,11 @@ from pymongo.collation import Collation
 from pymongo.read_concern import ReadConcern
 
 from mongo_envelope import (
+    AsyncBulkWriter,
     AsyncCursor,
     AsyncRepository,
+    BulkSaveError,
+    BulkWriter,
     Cursor,
     DocumentCodec,
     IntegrityError,
@@ -29,6 +32,7 @@ from mongo_envelope import (
     SaveResult,
     Sensitive,
     UnknownKeyError,
+    UpdateResult,
     embedded,
 )
 from mongo_envelope.conditions import any_element, contains, contains_all, is_, is_in, not_, not_in, present, where
@@ -67,6 +71,7 @@ def synchronous(client: MongoClient[dict[str, Any]], keys: KeyRing, ada: Custome
     assert_type(customers.save(ada), Customer)
     assert_type(customers.save(ada, overwrite=True), Customer)
     assert_type(customers.save_many(each for each in [ada]), SaveResult)
+    assert_type(customers.update_many({"tenant": "acme"}, in_place), UpdateResult)
     assert_type(customers.load(ada.id), Customer)
     assert_type(customers.delete(ada.id), bool)
     assert_type(customers.find_one({"tenant": "acme"}, sort="created_at"), Customer | None)
@@ -124,6 +129,21 @@ def in_place(customer: Customer) -> None:
     customer.notes = ""
 
 
+def many(customers: Repository[Customer], ada: Customer) -> None:
+    """Bulk writes, and what their errors tell."""
+    with customers.bulk(ordered=False) as bulk:
+        assert_type(bulk, BulkWriter[Customer])
+        bulk.save(ada)
+        bulk.update(ada.id, {"notes": ""})
+        bulk.delete(ada.id)
+    assert_type(bulk.result, SaveResult)
+    try:
+        customers.save_many([ada], ordered=False, batch_size=100)
+    except BulkSaveError as error:
+        if isinstance(error.result, SaveResult):
+            assert_type(error.result.failed[0].index, int | None)
+
+
 async def in_place_later(customer: Customer) -> None:
     """One that waits for something."""
     customer.notes = ""
@@ -135,6 +155,13 @@ async def asynchronous(client: AsyncMongoClient[dict[str, Any]], keys: KeyRing, 
     assert_type(customers, AsyncRepository[Customer])
     assert_type(await customers.save(ada), Customer)
     assert_type(await customers.save_many([ada]), SaveResult)
+    assert_type(await customers.update_many({"tenant": "acme"}, in_place_later), UpdateResult)
+    async with customers.bulk(ordered=False) as bulk:
+        assert_type(bulk, AsyncBulkWriter[Customer])
+        await bulk.save(ada)
+        await bulk.update(ada.id, in_place_later)
+        await bulk.delete(ada.id)
+    assert_type(bulk.result, SaveResult)
     assert_type(await customers.load(ada.id), Customer)
     assert_type(await customers.delete(ada.id), bool)
     assert_type(await customers.find_one(), Customer | None)
