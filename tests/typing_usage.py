@@ -71,7 +71,6 @@ def synchronous(client: MongoClient[dict[str, Any]], keys: KeyRing, ada: Custome
     assert_type(customers.save(ada), Customer)
     assert_type(customers.save(ada, overwrite=True), Customer)
     assert_type(customers.save_many(each for each in [ada]), SaveResult)
-    assert_type(customers.update_many({"tenant": "acme"}, in_place), UpdateResult)
     assert_type(customers.load(ada.id), Customer)
     assert_type(customers.delete(ada.id), bool)
     assert_type(customers.find_one({"tenant": "acme"}, sort="created_at"), Customer | None)
@@ -131,6 +130,7 @@ def in_place(customer: Customer) -> None:
 
 def many(customers: Repository[Customer], ada: Customer) -> None:
     """Bulk writes, and what their errors tell."""
+    assert_type(customers.update_many({"tenant": "acme"}, in_place), UpdateResult)
     with customers.bulk(ordered=False) as bulk:
         assert_type(bulk, BulkWriter[Customer])
         bulk.save(ada)
