@@ -17,9 +17,12 @@ from pymongo.collation import Collation
 from pymongo.read_concern import ReadConcern
 
 from mongo_envelope import (
+    AsyncBulkWriter,
     AsyncChangeStream,
     AsyncCursor,
     AsyncRepository,
+    BulkSaveError,
+    BulkWriter,
     Change,
     ChangeStream,
     Cursor,
@@ -32,6 +35,7 @@ from mongo_envelope import (
     SaveResult,
     Sensitive,
     UnknownKeyError,
+    UpdateResult,
     embedded,
 )
 from mongo_envelope.conditions import any_element, contains, contains_all, is_, is_in, not_, not_in, present, where
@@ -112,6 +116,9 @@ def synchronous(client: MongoClient[dict[str, Any]], keys: KeyRing, ada: Custome
         customers.save(ada, session=session)
         customers.find(session=session).close()
 
+
+def of_several_documents(customers: Repository[Customer], ada: Customer) -> None:
+    """Transactions and change streams over a MongoClient, and what errors say."""
     with customers.transaction(max_commit_time_ms=1000, write_concern=WriteConcern("majority")) as tx:
         assert_type(tx, ClientSession)
         customers.save(ada, session=tx)
@@ -141,6 +148,22 @@ def in_place(customer: Customer) -> None:
     customer.notes = ""
 
 
+def many(customers: Repository[Customer], ada: Customer) -> None:
+    """Bulk writes, and what their errors tell."""
+    assert_type(customers.update_many({"tenant": "acme"}, in_place), UpdateResult)
+    with customers.bulk(ordered=False) as bulk:
+        assert_type(bulk, BulkWriter[Customer])
+        bulk.save(ada)
+        bulk.update(ada.id, {"notes": ""})
+        bulk.delete(ada.id)
+    assert_type(bulk.result, SaveResult)
+    try:
+        customers.save_many([ada], ordered=False, batch_size=100)
+    except BulkSaveError as error:
+        if isinstance(error.result, SaveResult):
+            assert_type(error.result.failed[0].index, int | None)
+
+
 async def in_place_later(customer: Customer) -> None:
     """One that waits for something."""
     customer.notes = ""
@@ -152,6 +175,13 @@ async def asynchronous(client: AsyncMongoClient[dict[str, Any]], keys: KeyRing, 
     assert_type(customers, AsyncRepository[Customer])
     assert_type(await customers.save(ada), Customer)
     assert_type(await customers.save_many([ada]), SaveResult)
+    assert_type(await customers.update_many({"tenant": "acme"}, in_place_later), UpdateResult)
+    async with customers.bulk(ordered=False) as bulk:
+        assert_type(bulk, AsyncBulkWriter[Customer])
+        await bulk.save(ada)
+        await bulk.update(ada.id, in_place_later)
+        await bulk.delete(ada.id)
+    assert_type(bulk.result, SaveResult)
     assert_type(await customers.load(ada.id), Customer)
     assert_type(await customers.delete(ada.id), bool)
     assert_type(await customers.find_one(), Customer | None)
