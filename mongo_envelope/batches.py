@@ -24,7 +24,7 @@ from pymongo.errors import PyMongoError
 
 from .bridge import drive
 from .bulk import Bulk, Changes, Chunk, Run
-from .errors import SaveResult, UpdateResult
+from .errors import QueryError, SaveResult, UpdateResult
 from .flows import END, Filter, in_transaction
 
 __all__ = ["AsyncBulkWriter", "BulkWriter", "pauses", "save_many", "save_many_async", "update_many", "update_many_async"]
@@ -56,11 +56,22 @@ class _Writer(Generic[Model]):
         self._flows = flows
         self._run = run
         self._chunk = Chunk()
+        self._state = "not entered yet"
 
     @property
     def result(self) -> SaveResult:
         """What has been written up to now; after the block, all."""
         return self._run.result()
+
+    def _enter(self) -> None:
+        if self._state != "not entered yet":
+            raise QueryError(f"bulk: this writer is {self._state}: its block is entered once")
+        self._state = "open"
+
+    def _check_open(self) -> None:
+        """Nothing is lost without a word: what is queued outside the block would never be sent."""
+        if self._state != "open":
+            raise QueryError(f"bulk: this writer is {self._state}: it is used inside its with block")
 
     def _take(self) -> Chunk:
         chunk, self._chunk = self._chunk, Chunk()
@@ -85,6 +96,7 @@ class BulkWriter(_Writer[Model]):
 
     def save(self, model: Model) -> None:
         """Insert a new instance, replace the document that a loaded one stands for. It is sealed now, and sent later."""
+        self._check_open()
         if self._must_go("save", id(model)):
             self._dispatch()
         self._put(model)
@@ -106,6 +118,7 @@ class BulkWriter(_Writer[Model]):
         self._wish("update", id, changes=changes)
 
     def _wish(self, kind: str, given: Any, **what: Any) -> None:
+        self._check_open()
         wish = self._flows.wish(self._run, kind, given, **what)
         if self._must_go(kind, wish.key):
             self._dispatch()
@@ -177,9 +190,11 @@ class BulkWriter(_Writer[Model]):
             pause = next(waits, None)
 
     def __enter__(self) -> Self:
+        self._enter()
         return self
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        self._state = "closed"
         try:
             if error is None:
                 self._flush()
@@ -205,6 +220,7 @@ class AsyncBulkWriter(_Writer[Model]):
 
     async def save(self, model: Model) -> None:
         """See `BulkWriter.save`."""
+        self._check_open()
         if self._must_go("save", id(model)):
             await self._dispatch()
         await self._put(model)
@@ -227,6 +243,7 @@ class AsyncBulkWriter(_Writer[Model]):
         await self._wish("update", id, changes=changes)
 
     async def _wish(self, kind: str, given: Any, **what: Any) -> None:
+        self._check_open()
         wish = self._flows.wish(self._run, kind, given, **what)
         if self._must_go(kind, wish.key):
             await self._dispatch()
@@ -295,9 +312,11 @@ class AsyncBulkWriter(_Writer[Model]):
             pause = next(waits, None)
 
     async def __aenter__(self) -> Self:
+        self._enter()
         return self
 
     async def __aexit__(self, _: object, error: BaseException | None, __: object) -> None:
+        self._state = "closed"
         if error is None:
             try:
                 await self._flush()
@@ -356,6 +375,7 @@ async def save_many_async(flows: Bulk[Model], models: Iterable[Model] | AsyncIte
 
 def update_many(flows: Bulk[Model], where: Filter, changes: Changes, run: Run) -> UpdateResult:
     """Change what matches, over the sync driver."""
+    flows.check_changes(changes)
     found = flows.matching(where, run)
     try:
         with BulkWriter(flows, run) as writer:
@@ -368,6 +388,7 @@ def update_many(flows: Bulk[Model], where: Filter, changes: Changes, run: Run) -
 
 async def update_many_async(flows: Bulk[Model], where: Filter, changes: Changes, run: Run) -> UpdateResult:
     """The same over the async one."""
+    flows.check_changes(changes)
     found = flows.matching(where, run)
     try:
         async with AsyncBulkWriter(flows, run) as writer:

@@ -46,6 +46,8 @@ __all__ = ["Bulk", "Changes", "Chunk", "Item", "Run"]
 
 Model = TypeVar("Model", bound=BaseModel)
 Changes = Mapping[str, Any] | Callable[[Any], Any]
+#: What is wrong with one document of many, and not with the server.
+Failure = EnvelopeError | RepositoryError | QueryError
 
 #: So many documents are sent in one command, unless the caller says otherwise: while they travel, as many are sealed. Fewer make
 #: commands whose own cost is felt, more keep the server waiting for the first.
@@ -91,7 +93,7 @@ class Chunk:
     seen: set[Any] = field(default_factory=set)
     size: int = 0
     #: In ordered mode: what ends the run after these documents.
-    refused: EnvelopeError | RepositoryError | None = None
+    refused: Failure | None = None
     #: Whether it is known what each document is written over.
     begun: bool = False
     #: The error of the network in which an earlier attempt has ended.
@@ -127,11 +129,11 @@ class Run:
     replaced: int = 0
     deleted: int = 0
     unmatched: int = 0  #: of `update_many`: gone, or changed so that they do not match any more
-    failed: list[EnvelopeError | RepositoryError] = field(default_factory=list)
+    failed: list[Failure] = field(default_factory=list)
     after: int = 0  #: how many were written of those that were given after the first that failed
     unmet: bool = False  #: a write concern was not met
     where: Filter = None  #: of `update_many`
-    stopped: EnvelopeError | RepositoryError | None = None  #: what has been raised
+    stopped: Failure | None = None  #: what has been raised
 
     def result(self) -> SaveResult:
         """What has been written up to now."""
@@ -141,11 +143,11 @@ class Run:
         """The same, of `update_many`."""
         return UpdateResult(self.given - self.unmatched, self.replaced)
 
-    def fail(self, error: EnvelopeError | RepositoryError) -> None:
+    def fail(self, error: Failure) -> None:
         """One document was not written. What its traceback holds, the models say, is not kept."""
         self.failed.append(error.with_traceback(None))
 
-    def failure(self) -> EnvelopeError | RepositoryError | None:
+    def failure(self) -> Failure | None:
         """What is raised at the end: in ordered mode the first error itself, otherwise one that has them all."""
         if not self.failed or self.stopped is not None:
             return self.stopped
@@ -179,7 +181,7 @@ class Run:
 
     def note(self, error: BaseException, unsure: Sequence[Item[Any] | Wish] = ()) -> None:
         """Tell with an error that is not about one document what became of all, unless that is told already."""
-        ours = error if isinstance(error, EnvelopeError | RepositoryError | KeyUnavailableError) else None
+        ours = error if isinstance(error, Failure | KeyUnavailableError) else None
         told = any(note.startswith(self.name) for note in getattr(error, "__notes__", ()))
         if told or (ours is not None and ours.result is not None):
             return
@@ -235,7 +237,7 @@ class Bulk(Writing[Model]):
         self._refuse(run, chunk, refused)
         return None
 
-    def _refuse(self, run: Run, chunk: Chunk, error: EnvelopeError | RepositoryError) -> None:
+    def _refuse(self, run: Run, chunk: Chunk, error: Failure) -> None:
         """What is wrong before anything is sent: it has its turn after the documents before it."""
         if run.ordered:
             chunk.refused = error
@@ -243,26 +245,36 @@ class Bulk(Writing[Model]):
             run.fail(error)
 
     async def enter_changed(self, run: Run, chunk: Chunk, loaded: Model, changes: Changes, *, index: int | None = None) -> None:
-        """The same of a loaded instance, with its changes."""
+        """The same of a loaded instance, with its changes. If they do not fit, that is a failure of this document."""
         if index is None:
             index, run.given = run.given, run.given + 1
-        stored, refused = self._identity_of(loaded), None
+        stored = self._identity_of(loaded)
+        item: Item[Model] | None = None
         try:
-            changed = await self.changed(stored, loaded, changes)
-        except EnvelopeError as error:
-            refused = error
-        if refused is not None:
-            self._refuse(run, chunk, refused.about(document_id=stored, collection=self.name, index=index))
-        elif (item := self.enter(run, chunk, changed, index=index, changes=changes)) is not None:
-            self.check_unmoved(item.identity, stored)
+            item = self.enter(run, chunk, await self.changed(stored, loaded, changes), index=index, changes=changes)
+            if item is not None:
+                self.check_unmoved(item.identity, stored)
+        except (EnvelopeError, QueryError) as error:
+            refused: Failure = error.about(document_id=stored, collection=self.name, index=index)
+        else:
+            return
+        if item is not None:
+            chunk.items.remove(item)
+            chunk.seen.discard(id(item.model))
+        self._refuse(run, chunk, refused)
 
     def wish(self, run: Run, kind: str, given: Any, *, revision: str | None = None, changes: Any = None) -> Wish:
         """What is to be done with one document by its id. Raise `QueryError` for what is no id, and no changes."""
-        if kind == "update" and not callable(changes) and not isinstance(changes, Mapping):
-            raise QueryError("update: the changes are whole fields by name, or a function")
+        if kind == "update":
+            self.check_changes(changes)
         identity = identity_value(self.schema, given)
         index, run.given = run.given, run.given + 1
         return Wish(index, kind, given, identity, self.key_of(identity), revision, changes)
+
+    def check_changes(self, changes: Any) -> None:
+        """Raise `QueryError` for what are changes of no document."""
+        if not callable(changes):
+            self.schema.check_changes(changes)
 
     async def fetch(self, run: Run, wishes: Sequence[Wish]) -> dict[Any, Any]:
         """The documents that are to be updated, not opened yet."""
@@ -275,7 +287,7 @@ class Bulk(Writing[Model]):
 
     async def enter_wished(self, run: Run, chunk: Chunk, wish: Wish, found: Mapping[Any, Any]) -> None:
         """Open one of them, and let it wait in the chunk with its changes."""
-        failed: EnvelopeError | RepositoryError = DocumentNotFoundError("there is no such document")
+        failed: Failure = DocumentNotFoundError("there is no such document")
         document = found.get(wish.key)
         try:
             if document is not None:
@@ -498,7 +510,7 @@ class Bulk(Writing[Model]):
     async def repeat(self, run: Run, chunk: Chunk, *, last: bool) -> bool:
         """Update the first of `Chunk.again` anew. Whether that has to be repeated; a conflict of the ``last`` time is a failure."""
         item = chunk.again[0]
-        failed: EnvelopeError | RepositoryError | None = None
+        failed: Failure | None = None
         saved: Model | RevisionConflictError | None
         given = getattr(item.model, self.schema.identity.name)
         try:
@@ -567,7 +579,7 @@ def _not_written(replaced: Sequence[Item[Any]], tags: Mapping[int, Any], missing
     return gone if len(gone) >= missing else [item for item in replaced if tags[id(item)] != item.revision.tag]
 
 
-def _place(failed: EnvelopeError | RepositoryError) -> int:
+def _place(failed: Failure) -> int:
     return failed.index or 0
 
 

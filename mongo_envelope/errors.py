@@ -129,7 +129,7 @@ class KMSError(KeyUnavailableError):
     """The service that wraps the keys did not answer, or refused."""
 
 
-class QueryError(MongoEnvelopeError):
+class QueryError(_AboutDocumentError):
     """The filter, sort, projection or update cannot be served exactly. Names the field and the way out."""
 
 
@@ -160,7 +160,7 @@ class SaveResult:
     inserted_count: int = 0
     replaced_count: int = 0
     #: An error for each document that was not written, each with ``index`` and ``document_id``.
-    failed: tuple[EnvelopeError | RepositoryError, ...] = ()
+    failed: tuple[EnvelopeError | RepositoryError | QueryError, ...] = ()
     deleted_count: int = 0  #: by `bulk`
 
     @property

@@ -75,7 +75,8 @@ class FastReader(Generic[Model]):
         self._idx = pattern.named.get("idx")
         self._iv, self._kid = pattern.named["iv"], pattern.named["kid"]
         spliced = [(name, pattern.spliced[name]) for field in schema.stored if (name := field.name) in pattern.spliced]
-        self._template = b"{" + b"".join(
+        self._moments = tuple((json.dumps(name).encode(), place) for name, place in pattern.moments.items())
+        self._template = b"{%b" + b"".join(
             json.dumps(name).encode().replace(b"%", b"%%") + (b':"%s",' if convert is None else b":%s,")
             for name, (_, convert) in spliced
         )
@@ -120,8 +121,9 @@ class FastReader(Generic[Model]):
             if not payload.startswith(b'{"'):
                 return None
             # 6. One JSON object of metadata and payload, as `Schema.join` puts it together.
+            moments = b"".join([_member(name, found[place]) for name, place in self._moments if found[place] is not None])
             values = [found[place] if convert is None else convert(found[place]) for place, convert in self._places]
-            model: Model = self._validate(self._template % (*values,) + payload[1:], context=LOAD)
+            model: Model = self._validate(self._template % (moments, *values) + payload[1:], context=LOAD)
             held = model.__dict__[self._identity]
             # What BSON holds is most often what the model holds. Making it again is for the rest.
             identity = held if type(held) is UUID and held.bytes == found[0] else self._identity_of(found[0])
@@ -172,7 +174,6 @@ _SCALARS: Final = {
 #: the same for values that are not read, because the payload has them exactly: a double, a date, a decimal128, too
 _UNREAD: Final = {kind: value for kind, value in _SCALARS.items() if kind != _STRING} | {
     0x01: rb".{8}",
-    0x09: rb".{8}",
     0x13: rb".{16}",
 }
 
@@ -192,6 +193,8 @@ class _Pattern:
         #: field → the group of its value, and what makes JSON of it; None for a text, which is JSON but for its quotes
         self.spliced: dict[str, tuple[int, Callable[[bytes], bytes] | None]] = {}
         self.identity_of: Callable[[bytes], Any] = _identity  #: makes the ``_id`` of the group of its value
+        #: field → the group of a moment that stands before the payload, which may have it, too: as in `Schema.join`
+        self.moments: dict[str, int] = {}
         self._part = 0
         self._groups = 0
 
@@ -212,12 +215,16 @@ class _Pattern:
         """A field in the clear: a text, or one of several scalars."""
         name = re.escape(field.stored.encode()) + rb"\x00"
         node = field.node
-        if not field.spliced:
-            forms = [re.escape(bytes([kind])) + name + value for kind, value in _UNREAD.items()]
-            first = self.add(b"(?:%s|\x02%s(.{4})([\x01-\x7f]*)\x00)" % (b"|".join(forms), name))
-            self.texts.append((first, first + 1))
-        elif field.is_moment:
+        if field.is_moment:
             self.spliced[field.name] = self.add(rb"\x09%s(.{8})" % name), _moment_as_json
+            if field.stored == "_id":
+                self.identity_of = _moment
+        elif not field.spliced:
+            forms = [re.escape(bytes([kind])) + name + value for kind, value in _UNREAD.items()]
+            first = self.add(b"(?:%s|\x02%s(.{4})([\x01-\x7f]*)\x00|\x09%s(.{8}))" % (b"|".join(forms), name, name))
+            self.texts.append((first, first + 1))
+            if not field.computed:
+                self.moments[field.name] = first + 2
         elif node.kinds == {"string"} and not {UUID, ObjectId, bytes} & {*node.types} and field.stored != "_id":
             first = self.add(rb"\x02%s(.{4})(%s)\x00" % (name, _UNESCAPED))
             self.texts.append((first, first + 1))
@@ -241,7 +248,7 @@ class _Pattern:
             size = each.bits // 8
             value = rb"%s\x00.{%d}" % (re.escape(size.to_bytes(4, "little")), size)
             name = re.escape(each.name.encode()) + rb"\x00"
-            pattern += rb"(?:\x05%s%s|\x04%s(.{4}(?:\x05[0-9]+\x00%s)*\x00))?" % (name, value, name, value)
+            pattern += rb"(?:\x05%s%s|\x04%s(.{4}(?:\x05[0-9]++\x00%s)*+\x00))?" % (name, value, name, value)
             arrays.append(size)
         first = self.add(rb"\x03idx\x00(.{4}(?:%s)%s\x00)" % (kids, pattern), "idx")
         self.arrays = [(first + 1 + number, size) for number, size in enumerate(arrays)]
@@ -256,6 +263,15 @@ def _uuid_as_json(value: bytes) -> bytes:
 def _moment_as_json(value: bytes) -> bytes:
     """RFC 3339, in UTC, as pydantic writes it. If BSON has changed the moment, the payload has it, too, and comes behind."""
     return f'"{(_EPOCH + timedelta(0, 0, 0, _int64(value)[0])).isoformat()}Z"'.encode()
+
+
+def _moment(value: bytes) -> Any:
+    """As `bson.decode` gives it."""
+    return bson.decode(b"\x0f\x00\x00\x00\x09\x00" + value + b"\x00", envelope.CODEC_OPTIONS)[""]
+
+
+def _member(name: bytes, moment: bytes) -> bytes:
+    return name + b":" + _moment_as_json(moment) + b","
 
 
 def _as_json(kind: int, value: bytes) -> bytes:

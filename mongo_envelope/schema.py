@@ -28,7 +28,6 @@ import bson
 import pydantic_core
 import typing_extensions
 from bson import Int64, ObjectId
-from bson.datetime_ms import DatetimeMS
 from pydantic import AliasChoices, BaseModel, RootModel
 from pydantic.fields import ComputedFieldInfo, FieldInfo
 from pydantic.types import EncodedBytes, EncodedStr
@@ -87,12 +86,12 @@ class StoredField:
 
     @property
     def spliced(self) -> bool:
-        """Whether it is read back from the metadata, unless the payload has it, too, which wins."""
-        return not self.computed and (not self.node.exact or self.is_moment)
+        """Whether it is read back from the metadata. Otherwise the payload carries its exact value, and that wins."""
+        return not self.computed and not self.node.exact
 
     @property
     def is_moment(self) -> bool:
-        """Whether it is a datetime: the payload carries its exact value, too, if BSON would change that of one such field."""
+        """Whether it is a datetime: the payload carries its exact value, if BSON would change that of one such field."""
         return not self.computed and self.node.project is project_datetime
 
 
@@ -123,6 +122,7 @@ class Schema(Generic[Model]):
         self._may_have_moved = self.sensitive - envelope.RESERVED
         self._by_name = {field.name: field for field in self.stored} | {field.stored: field for field in self.stored}
         self._spliced = tuple(field for field in self.stored if field.spliced)
+        self._exact = tuple(field for field in self.stored if not field.computed and not field.spliced)
         self._projections = tuple((field.stored, field.name, field.node.project) for field in self.stored if not field.computed)
         self.computed = tuple(field for field in self.stored if field.computed)  #: those of `stored` that are computed
         self._stored_names = frozenset(field.stored for field in self.stored)
@@ -141,7 +141,7 @@ class Schema(Generic[Model]):
         places = Rewritten(model, codecs={name: codec for name, codec in codecs.items() if codec is not None})
         stored = list(_stored_fields(model, places, markers))
         moments = [field.name for field in stored if field.is_moment]
-        plan = places.compile(leave_out=[field.name for field in stored if field.spliced and not field.is_moment], moments=moments)
+        plan = places.compile(leave_out=[field.name for field in stored if field.spliced], moments=moments)
         in_clear = {field.name for field in stored}
         sensitive = {name: places.fields[name] for name in model.model_fields if name not in in_clear}
         _refuse_clashes(model, stored, frozenset(sensitive))
@@ -241,7 +241,7 @@ class Schema(Generic[Model]):
 
         Raise `QueryError` for names that are not fields and values that do not fit, `PayloadError` for one that cannot be kept.
         """
-        self._check_changes(changes)
+        self.check_changes(changes)
         return self._reloaded(lambda: self._plan.changed(model, changes))
 
     def reloaded(self, model: Model) -> Model:
@@ -278,8 +278,8 @@ class Schema(Generic[Model]):
             return value
         return found
 
-    def _check_changes(self, changes: Mapping[str, Any]) -> None:
-        """Names only: an update takes whole fields of the model, and no operators of MongoDB."""
+    def check_changes(self, changes: Mapping[str, Any]) -> None:
+        """Raise `QueryError` for names that are not those of fields: an update takes whole ones, and no operators of MongoDB."""
         if not isinstance(changes, Mapping):
             raise QueryError(f"changes are a dict of field names and values, or a function, not a {type(changes).__name__}")
         known = self.model.model_fields
@@ -355,9 +355,8 @@ class Schema(Generic[Model]):
     def _spliced_json(self, document: Mapping[str, Any], payload: bytes) -> bytes:
         """One JSON object of metadata and payload, so that validation runs once and model validators see everything."""
         clear = {field.name: document[field.stored] for field in self._spliced if field.stored in document}
-        for name in self._plan.moments:
-            if isinstance(clear.get(name), DatetimeMS):  # of no year that Python knows: then the payload has it
-                del clear[name]
+        # A moment may be in the metadata alone, also one of a field that was a plain datetime once and is of another type now.
+        clear |= {field.name: value for field in self._exact if isinstance(value := document.get(field.stored), datetime)}
         if moved := self._may_have_moved & document.keys():  # in the clear when it was sealed, sensitive since; the payload wins
             clear = {name: document[name] for name in moved} | clear
         body = payload.strip(_JSON_SPACE)

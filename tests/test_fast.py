@@ -5,8 +5,9 @@ from __future__ import annotations
 import random
 import struct
 import sys
+import tracemalloc
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
 from uuid import UUID, uuid4
@@ -18,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, create_model
 from test_spec import ring, values, vectors
 
 from mongo_envelope import BlindIndex, Bucket, DocumentCodec, IndexKey, KeyRing, Queryable, Sensitive, envelope
-from mongo_envelope.errors import MalformedEnvelopeError, MongoEnvelopeError, SchemaError
+from mongo_envelope.errors import MalformedEnvelopeError, MongoEnvelopeError, PayloadError, SchemaError
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 
@@ -192,6 +193,69 @@ def test_identities(identity: Any) -> None:
     raw = of.seal_bson(of.schema.model(id=identity))
     assert agrees(of, raw)
     assert type(of.open_bson(raw)[0]) is (Int64 if type(identity) is int and abs(identity) >= 2**31 else type(identity))
+
+
+@pytest.mark.parametrize("milliseconds", [0, 2, 5, 7, 16, 18, 1_767_225_600_002, -1])
+def test_a_moment_as_an_identity(milliseconds: int) -> None:
+    """Whatever its bytes look like, the ``_id`` is the moment."""
+    of = codec(create_model("I", id=(datetime, ...), secret=(str, "s")))
+    moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=milliseconds)
+    raw = of.seal_bson(of.schema.model(id=moment))
+    assert agrees(of, raw)
+    assert of.open_bson(raw)[0] == moment
+
+
+EVOLVED: dict[str, Any] = {
+    "as before": datetime,
+    "may be missing": datetime | None,
+    "a day": date,
+    "a day that may be missing": date | None,
+    "a moment or a number": datetime | int,
+    "a text": str,
+}
+
+
+@pytest.mark.parametrize("kind", EVOLVED)
+@pytest.mark.parametrize("moment", [datetime(2026, 1, 2, tzinfo=UTC), datetime(2026, 1, 2, 0, 0, 0, 5, UTC)], ids=str)
+@pytest.mark.parametrize("default", [True, False])
+def test_a_moment_survives_another_type_of_its_field(kind: str, moment: datetime, default: bool) -> None:
+    """It may stand in the metadata alone. It is read from there, or it does not fit; a default never takes its place."""
+    fields: dict[str, Any] = {"id": (int, ...), "secret": (str, "s")}
+    old = codec(create_model("Old", at=(Annotated[datetime, Queryable()], ...), **fields))
+    other = datetime(1999, 1, 1, tzinfo=UTC)
+    given: Any = other.isoformat() if kind == "a text" else other.date() if "day" in kind else other
+    new = codec(create_model("New", at=(Annotated[EVOLVED[kind], Queryable()], given if default else ...), **fields))
+    raw = old.seal_bson(old.schema.model(id=1, at=moment))
+    agrees(new, raw)
+    try:
+        found = new.open(raw).at
+    except PayloadError:
+        assert kind == "a moment or a number" or ("day" in kind and moment.microsecond)
+        return
+    if isinstance(found, str):
+        found = datetime.fromisoformat(found)
+    assert found in (moment, moment.date(), moment.replace(microsecond=0))
+    assert isinstance(found, datetime) is ("day" not in kind)
+    again = new.seal_bson(new.open(raw))
+    agrees(new, again)
+    assert new.open(again).at == new.open(raw).at
+
+
+def test_a_hostile_index_array_costs_no_memory() -> None:
+    """The short way looks at a document before it is verified: it keeps nothing for each of a million elements."""
+    of = codec(Indexed)
+    raw = of.seal_bson(INDEXED)
+    _, elements = envelope._arrange(raw)
+    begin, _, end = elements[b"idx"]
+    inside = raw[begin:end]
+    head = inside[inside.index(b"\x02kid") : inside.index(b"\x05email")]
+    tags = framed(*(element(5, b"%d" % number, binary(bytes(8))) for number in range(200_000)))
+    hostile = raw[:begin] + element(3, b"idx", framed(head, element(4, b"tags", tags[:-1] + b"\x01"))) + raw[end:]
+    hostile = struct.pack("<i", len(hostile)) + hostile[4:]
+    tracemalloc.start()
+    assert of._fast.open(hostile) is None
+    assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    tracemalloc.stop()
 
 
 def test_a_uuid_read_as_text_has_its_dashes() -> None:
