@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
+import threading
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -16,6 +18,7 @@ from pymongo.errors import AutoReconnect
 from mongo_envelope import (
     AsyncRepository,
     BlindIndex,
+    BulkSaveError,
     Bucket,
     ConfigurationError,
     DocumentNotFoundError,
@@ -28,6 +31,7 @@ from mongo_envelope import (
     Queryable,
     QueryError,
     Repository,
+    RepositoryError,
     RevisionConflictError,
     Sensitive,
     UnknownKeyError,
@@ -92,7 +96,6 @@ EVENTS = list(Listeners.__slots__)
 
 def as_coroutines(spy: Spy) -> Hooks[BaseModel]:
     """The same, of coroutine functions which really wait."""
-    import asyncio
 
     def body(event: str) -> Any:
         async def listen(self: Any, what: Any) -> None:
@@ -341,6 +344,171 @@ async def test_in_a_transaction_a_save_is_told_before_the_commit(driver: Driver,
     assert [each["_id"] for each in database.customers.find()] == [1]
 
 
+# --- many -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ordered", [True, False], ids=["ordered", "unordered"])
+async def test_save_many_of_several_chunks(listening: Any, ordered: bool) -> None:
+    """Each instance before it is sealed and after its chunk is written, in the order of the instances."""
+    spy = Spy()
+    await listening(spy).save_many((Item(id=n) for n in range(10)), batch_size=3, ordered=ordered)
+    told = spy.taken()
+    assert [id for event, id in told if event == "before_save"] == list(range(10))
+    assert [id for event, id in told if event == "after_save"] == list(range(10))
+    assert told.index(("after_save", 0)) < told.index(("before_save", 9))
+
+
+async def test_many_are_told_in_the_thread_and_task_of_the_caller(driver: Driver) -> None:
+    """Whatever runs beside it: a hook of a sync repository need not be safe for threads."""
+    threads, tasks = set(), set()
+
+    def note(_: Any) -> None:
+        threads.add(threading.current_thread())
+        tasks.add(asyncio.current_task())
+
+    items = driver.repository(Item, hooks=[Spy(before_save=note, after_save=note, before_load=note, after_load=note)])
+    await items.save_many((Item(id=n) for n in range(10)), batch_size=3)
+    await items.find(batch_size=2).to_list()
+    await items.update_many({}, {"text": "t"}, batch_size=3)
+    assert threads == {threading.current_thread()}
+    assert tasks == {asyncio.current_task()}
+
+
+async def test_save_many_that_fails_tells_of_what_was_written(driver: Driver) -> None:
+    """Ordered: of those before it. Unordered: of all others. With the failure, as without hooks, and without a context."""
+    await driver.repository(Item).save(Item(id=4))
+    for ordered, written in ((True, [0, 1, 2, 3]), (False, [10, 11, 12, 13, 15])):
+        spy = Spy()
+        items = driver.repository(Item, hooks=[spy])
+        given = [Item(id=n + (0 if ordered or n == 4 else 10)) for n in range(6)]
+        with pytest.raises(RepositoryError if ordered else BulkSaveError) as caught:
+            await items.save_many(given, batch_size=2, ordered=ordered)
+        assert caught.value.__context__ is None
+        assert [id for event, id in spy.taken() if event == "after_save"] == written
+
+
+async def test_a_hook_refuses_one_of_many_or_all(driver: Driver) -> None:
+    """An EnvelopeError is the failure of that document, as one that cannot be sealed is; any other error ends the call."""
+
+    def refuse(item: Any) -> None:
+        if item.rank:
+            raise (PayloadError if item.rank == 1 else LookupError)("not that one")
+
+    for ordered, written in ((True, [0, 1]), (False, [0, 1, 3, 4])):
+        spy = Spy(before_save=refuse)
+        items = driver.repository(Item, hooks=[spy])
+        with pytest.raises(PayloadError if ordered else BulkSaveError, match="not that one") as caught:
+            await items.save_many((Item(id=n, rank=n == 2) for n in range(5)), ordered=ordered)
+        assert [(each.index, each.document_id) for each in caught.value.result.failed] == [(2, "2")]
+        assert [id for event, id in spy.taken() if event == "after_save"] == written
+        await items.delete_many({})
+    spy.taken()
+    with pytest.raises(LookupError) as other:
+        await items.save_many((Item(id=n, rank=2 * (n == 5)) for n in range(9)), batch_size=2, ordered=False)
+    assert other.value.__context__ is None
+    stored = sorted(each.id for each in await driver.repository(Item).find().to_list())
+    assert stored == [id for event, id in spy.taken() if event == "after_save"] == [0, 1, 2, 3]
+
+
+async def test_a_hook_that_fails_after_many_ends_the_call(driver: Driver) -> None:
+    """What was written stays, and its instances know it; the hooks are not told of the rest."""
+    broken = [True]
+
+    def fail(item: Any) -> None:
+        if item.id == 1 and broken[0]:
+            raise LookupError("no queue")
+
+    spy = Spy(after_save=fail)
+    items, given = driver.repository(Item, hooks=[spy]), [Item(id=n) for n in range(4)]
+    with pytest.raises(LookupError, match="no queue") as caught:
+        await items.save_many(given)
+    assert caught.value.__context__ is None
+    assert [id for event, id in spy.taken() if event == "after_save"] == [0, 1]
+    broken[0] = False
+    assert (await items.save_many(given)).replaced == 4
+
+
+async def test_update_many_loads_and_saves(listening: Any, driver: Driver) -> None:
+    """The filter before, each model, and each change, of several chunks."""
+    await with_items(driver)
+    spy = Spy()
+    assert (await listening(spy).update_many({"rank": {"$gte": 1}}, {"text": "t"}, batch_size=2)).modified == 3
+    told = spy.taken()
+    assert told[0] == ("before_load", {"rank": {"$gte": 1}})
+    for event in ("after_load", "before_save", "after_save"):
+        assert [id for each, id in told if each == event] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("how", ["update_many", "bulk"])
+async def test_an_update_among_many_that_is_repeated(driver: Driver, how: str) -> None:
+    """After a conflict one document is loaded again, and told so by its id; it is told as saved once."""
+    plain = driver.repository(Item)
+    await with_items(driver, 2)
+    meddle = [True]
+
+    async def write_in_between(item: Any) -> None:
+        if item.id == 1 and meddle:
+            meddle.clear()
+            await plain.update(1, {"rank": 7})
+
+    spy = Spy()
+    items = driver.repository(Item, hooks=[spy, one_hook(driver, "before_save", write_in_between)])
+    if how == "bulk":
+        async with items.bulk() as bulk:
+            for id in (0, 1):
+                await bulk.update(id, {"text": "t"})
+        first: Any = [0, 1]
+    else:
+        await items.update_many({}, {"text": "t"})
+        first = {}
+    told = spy.taken()
+    assert [what for event, what in told if event == "before_load"] == [first, 1]
+    assert [id for event, id in told if event == "before_save"] == [0, 1, 1]
+    assert sorted(id for event, id in told if event == "after_save") == [0, 1]
+    changed = await plain.load(1)
+    assert (changed.rank, changed.text) == (7, "t")
+
+
+async def test_bulk_tells_of_each_kind(listening: Any, driver: Driver, database: Db) -> None:
+    """Saves, updates and deletes, these with their ids; of what was tampered with, too."""
+    await with_items(driver, 5)
+    database.customers.update_one({"_id": 3}, {"$set": {"rank": 0}})
+    spy = Spy()
+    with pytest.raises(BulkSaveError):
+        async with listening(spy).bulk(ordered=False) as bulk:
+            await bulk.save(Item(id=9))
+            await bulk.update(2, {"text": "t"})
+            await bulk.update(3, {"text": "t"})
+            await bulk.delete(0)
+            await bulk.delete(7)
+            await bulk.delete(1, revision="*")
+    assert sorted(spy.taken(), key=str) == sorted(
+        [
+            *saved(9),
+            *loaded([2, 3], 2),
+            *saved(2),
+            ("integrity_failure", IntegrityError),
+            *(("before_delete", id) for id in (0, 1, 7)),
+            ("after_delete", 0),
+        ],
+        key=str,
+    )
+
+
+async def test_a_hook_that_fails_after_a_delete_of_many(driver: Driver) -> None:
+    """Also with an error of ours it is the hook's own, and not the failure of a document that is gone."""
+    await with_items(driver, 2)
+
+    def fail(_: Any) -> None:
+        raise DocumentNotFoundError("of a hook")
+
+    with pytest.raises(DocumentNotFoundError, match="of a hook"):
+        async with driver.repository(Item, hooks=[Spy(after_delete=fail)]).bulk(ordered=False) as bulk:
+            await bulk.delete(0)
+            await bulk.delete(1)
+    assert [each.id for each in await driver.repository(Item).find().to_list()] == [1]
+
+
 # --- loading ------------------------------------------------------------------------------------------------------------
 
 
@@ -441,6 +609,23 @@ async def test_skip_and_limit_of_what_is_sifted(driver: Driver) -> None:
     found = await driver.repository(Item, hooks=[spy]).find({"age": {"$gte": 1}}, sort="id", skip=1, limit=1).to_list()
     assert [each.id for each in found] == [2]
     assert spy.told == loaded({"age": {"$gte": 1}}, 2)
+
+
+async def test_a_change_stream_hands_out_models(listening: Any, driver: Driver, database: Db) -> None:
+    """The filter when it is opened, each model of an event, and what was written past the repository."""
+    await driver.repository(Item).save(Item(id=1))
+    spy = Spy()
+    async with await listening(spy).watch({"rank": 0}, on_invalid="skip", max_await_time_ms=50) as stream:
+        assert spy.taken() == [("before_load", {"rank": 0})]
+        await driver.repository(Item).save(Item(id=2))
+        database.customers.update_one({"_id": 1}, {"$set": {"text": "plain"}})
+        await driver.repository(Item).delete(1)
+        await driver.repository(Item).save(Item(id=3))
+        seen: list[Any] = []
+        while len(seen) < 3:
+            seen += [change] if (change := await stream.try_next()) is not None else []
+    assert [each.operation for each in seen] == ["insert", "delete", "insert"]
+    assert spy.taken() == [("after_load", 2), ("integrity_failure", IntegrityError), ("after_load", 3)]
 
 
 # --- deleting -----------------------------------------------------------------------------------------------------------
