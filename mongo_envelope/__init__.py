@@ -26,6 +26,7 @@ from .errors import (
     UnsupportedVersionError,
     UpdateResult,
 )
+from .hooks import Hooks
 from .keys import DataKey, IndexKey, KeyRing
 from .repository import AsyncRepository, Repository
 from .schema import Queryable, Sensitive
@@ -53,6 +54,7 @@ __all__ = [
     "DuplicateValueError",
     "EnvelopeError",
     "Finding",
+    "Hooks",
     "IndexKey",
     "IntegrityError",
     "KMSError",

@@ -105,7 +105,10 @@ class BulkWriter(_Writer[Model]):
         """The same in a run of nothing else, where an instance that is given twice is written once."""
         if self._flows.is_full(self._run, self._chunk):
             self._dispatch()
-        self._flows.enter(self._run, self._chunk, model)
+        if self._flows.hooks.before_save:
+            drive(self._flows.enter_after_hooks(self._run, self._chunk, model))
+        else:
+            self._flows.enter(self._run, self._chunk, model)
         if self._chunk.refused is not None:
             self._flush()
 
@@ -156,14 +159,26 @@ class BulkWriter(_Writer[Model]):
     def _flush(self) -> None:
         """Send what is there, and wait for the reply."""
         self._wait()
-        self._send(self._take())
+        failed: Exception | None = None
+        try:
+            self._send(self._take())
+        except Exception as error:  # noqa: BLE001 - it is raised, once the hooks know what was written before it
+            failed = error
+        self._tell(failed)
 
     def _wait(self) -> None:
         """For the chunk that is under way, if there is one. Raise what it raised."""
         if self._underway is not None:
             concurrent.futures.wait([self._underway])  # Ctrl-C ends this wait, and not the chunk
             underway, self._underway = self._underway, None
-            underway.result()
+            self._tell(underway.exception())
+
+    def _tell(self, failed: BaseException | None) -> None:
+        """Tell the hooks what has been written, and raise what has failed."""
+        if self._run.untold:
+            drive(self._flows.tell_saved(self._run))
+        if failed is not None:
+            raise failed
 
     def _send(self, chunk: Chunk) -> None:
         if chunk.kind == "update":
@@ -206,6 +221,8 @@ class BulkWriter(_Writer[Model]):
                 self._pool.shutdown()  # Waits for what is under way. What that raises is told by the instances.
             if error is not None:
                 self._run.note(error)
+        if isinstance(error, Exception):
+            self._tell(None)
         if error is None and (failure := self._run.failure()) is not None:
             raise failure
 
@@ -228,7 +245,10 @@ class AsyncBulkWriter(_Writer[Model]):
     async def _put(self, model: Model) -> None:
         if self._flows.is_full(self._run, self._chunk):
             await self._dispatch()
-        self._flows.enter(self._run, self._chunk, model)
+        if self._flows.hooks.before_save:
+            await self._flows.enter_after_hooks(self._run, self._chunk, model)
+        else:
+            self._flows.enter(self._run, self._chunk, model)
         if self._chunk.refused is not None:
             await self._flush()
         else:
@@ -277,14 +297,25 @@ class AsyncBulkWriter(_Writer[Model]):
 
     async def _flush(self) -> None:
         await self._wait()
-        await self._send(self._take())
+        failed: Exception | None = None
+        try:
+            await self._send(self._take())
+        except Exception as error:  # noqa: BLE001 - it is raised, once the hooks know what was written before it
+            failed = error
+        await self._tell(failed)
         self._since = time.perf_counter()
 
     async def _wait(self) -> None:
         if self._underway is not None:
             await asyncio.wait([self._underway])
             underway, self._underway = self._underway, None
-            underway.result()
+            await self._tell(underway.exception())
+
+    async def _tell(self, failed: BaseException | None) -> None:
+        if self._run.untold:
+            await self._flows.tell_saved(self._run)
+        if failed is not None:
+            raise failed
 
     async def _send(self, chunk: Chunk) -> None:
         if chunk.kind == "update":
@@ -338,6 +369,8 @@ class AsyncBulkWriter(_Writer[Model]):
                 if not self._underway.cancelled():
                     self._underway.exception()  # It is told by the instances; the error at hand is the one to raise.
         self._run.note(error)
+        if isinstance(error, Exception):
+            await self._tell(None)
 
 
 def _next_or_raise(resends: Iterator[float], lost: PyMongoError, run: Run, chunk: Chunk) -> float:

@@ -133,6 +133,7 @@ class Run:
     after: int = 0  #: how many were written of those that were given after the first that failed
     unmet: bool = False  #: a write concern was not met
     where: Filter = None  #: of `update_many`
+    untold: list[Any] = field(default_factory=list)  #: written ones that the hooks are still to be told of
     stopped: Failure | None = None  #: what has been raised
 
     def result(self) -> SaveResult:
@@ -237,6 +238,27 @@ class Bulk(Writing[Model]):
         self._refuse(run, chunk, refused)
         return None
 
+    async def enter_after_hooks(self, run: Run, chunk: Chunk, model: Model) -> None:
+        """`enter`, where somebody listens. A hook may refuse one document as `enter` does, with an error of that kind."""
+        refused: EnvelopeError | None = None
+        if id(model) not in chunk.seen:
+            try:
+                await self.before_save(model)
+            except EnvelopeError as error:
+                refused = error
+        if refused is None:
+            self.enter(run, chunk, model)
+            return
+        index, run.given = run.given, run.given + 1
+        given = getattr(model, self.schema.identity.name, None)
+        self._refuse(run, chunk, refused.about(document_id=given, collection=self.name, index=index))
+
+    async def tell_saved(self, run: Run) -> None:
+        """Tell the hooks of what has been written. In the thread, or the task, of the caller: nothing is under way."""
+        untold, run.untold = run.untold, []
+        for model in untold:
+            await self.after_save(model)
+
     def _refuse(self, run: Run, chunk: Chunk, error: Failure) -> None:
         """What is wrong before anything is sent: it has its turn after the documents before it."""
         if run.ordered:
@@ -278,6 +300,8 @@ class Bulk(Writing[Model]):
 
     async def fetch(self, run: Run, wishes: Sequence[Wish]) -> dict[Any, Any]:
         """The documents that are to be updated, not opened yet."""
+        if self.hooks.before_load:
+            await self.before_load([wish.given for wish in wishes])
         where = {"_id": {"$in": [wish.identity for wish in wishes]}}
         cursor, found = self._primary.find(where, collation=BYTE_BY_BYTE, session=run.session), {}
         while (document := await next_of(cursor)) is not END:
@@ -288,15 +312,17 @@ class Bulk(Writing[Model]):
     async def enter_wished(self, run: Run, chunk: Chunk, wish: Wish, found: Mapping[Any, Any]) -> None:
         """Open one of them, and let it wait in the chunk with its changes."""
         failed: Failure = DocumentNotFoundError("there is no such document")
-        document = found.get(wish.key)
+        document, model = found.get(wish.key), None
         try:
             if document is not None:
-                identity, model = self.open(document)
-                self._check_identity(identity, wish.identity)
-                await self.enter_changed(run, chunk, model, wish.changes, index=wish.index)
-                return
+                _, model = await self._telling(self._opened_as, document, wish.identity)
         except EnvelopeError as error:
             failed = error
+        if model is not None:
+            if self.hooks.after_load:
+                await self.after_load(model)
+            await self.enter_changed(run, chunk, model, wish.changes, index=wish.index)
+            return
         self._refuse(run, chunk, failed.about(document_id=wish.given, collection=self.name, index=wish.index))
 
     def matching(self, where: Filter, run: Run) -> Found:
@@ -491,17 +517,21 @@ class Bulk(Writing[Model]):
         return code == _NO_BRANCH or isinstance(self.refused_with(code, problem), RevisionConflictError)
 
     async def _delete_wishes(self, run: Run, chunk: Chunk) -> None:
-        if not self._shard_key and all(wish.revision is None for wish in chunk.wishes):
+        plainly = not self._shard_key and not self.hooks.hear_deleting
+        if plainly and all(wish.revision is None for wish in chunk.wishes):
             deletes = [DeleteOne({"_id": wish.identity}, collation=BYTE_BY_BYTE) for wish in chunk.wishes]
             result = await settle(self.collection.bulk_write(deletes, ordered=run.ordered, session=run.session))
             run.deleted += self.number_of(result.deleted_count)
             return
         for wish in chunk.wishes:
-            failed: RepositoryError | None = None
+            deleted, failed = False, None
             try:
-                run.deleted += await self.delete(wish.given, revision=wish.revision, session=run.session)
+                deleted = await self.delete_untold(wish.given, revision=wish.revision, session=run.session)
             except RepositoryError as error:
                 failed = error
+            if deleted:
+                run.deleted += 1
+                await self.after_delete(wish.given)
             if failed is not None:
                 run.fail(failed.about(document_id=wish.given, collection=self.name, index=wish.index))
                 if run.ordered:
@@ -515,7 +545,7 @@ class Bulk(Writing[Model]):
         given = getattr(item.model, self.schema.identity.name)
         try:
             if run.where is None:
-                saved = await self.update(given, item.changes or {}, revision=None, session=run.session)
+                saved = await self.update_untold(given, item.changes or {}, revision=None, session=run.session)
             else:
                 saved = await self._update_if_it_matches(given, item.changes or {}, run)
         except (EnvelopeError, RepositoryError) as error:
@@ -534,13 +564,16 @@ class Bulk(Writing[Model]):
             run.unmatched += 1
         else:
             run.replaced += 1
+            self._to_be_told(run, [saved])
         del chunk.again[0]
         return False
 
     async def _update_if_it_matches(self, given: Any, changes: Changes, run: Run) -> Model | RevisionConflictError | None:
         """None if it does not match any more, or is gone."""
         where: Any = {self.schema.identity.name: given}
-        loaded = await self._first(self._find_on_primary({"$and": [where, run.where]} if run.where else where, None, run))
+        found = self._find_on_primary({"$and": [where, run.where]} if run.where else where, None, run)
+        found.again(given)
+        loaded = await self._first(found)
         if loaded is None:
             return None
         return await self._change_and_store(self._identity_of(loaded), loaded, changes, run.session)
@@ -553,6 +586,12 @@ class Bulk(Writing[Model]):
         inserted = sum(item.inserts for item in items)
         run.inserted += inserted
         run.replaced += len(items) - inserted
+        if not uncertain or in_transaction(run.session):  # otherwise the write concern was not met
+            self._to_be_told(run, [item.model for item in items])
+
+    def _to_be_told(self, run: Run, models: Sequence[Any]) -> None:
+        if self.hooks.after_save:
+            run.untold.extend(models)
 
     def _remember(self, items: Sequence[Item[Model]], *, uncertain: bool) -> None:
         for item in items:

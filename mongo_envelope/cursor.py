@@ -125,8 +125,9 @@ class Cursor(_Cursor[Model]):
     def __next__(self) -> Model:
         """The next model. Raise `EnvelopeError` or `UnknownKeyError`, with the ``_id``, for one that does not open."""
         while (model := self._flows.at_hand(self._found)) is WAIT:
-            if self._found.invalid is not None:
-                drive(self._flows.tell(self._found))
+            if self._found.untold is not None:
+                if (model := drive(self._flows.tell(self._found))) is not WAIT:
+                    break
             elif not self._fetch():
                 raise StopIteration
         if model is END:
@@ -184,8 +185,9 @@ class AsyncCursor(_Cursor[Model]):
         if perf_counter() - self._since > _SLICE:
             await self._let_others()
         while (model := self._flows.at_hand(self._found)) is WAIT:
-            if self._found.invalid is not None:
-                await self._flows.tell(self._found)
+            if self._found.untold is not None:
+                if (model := await self._flows.tell(self._found)) is not WAIT:
+                    break
             elif not await self._fetch():
                 raise StopAsyncIteration
         if model is END:

@@ -38,6 +38,7 @@ from .errors import (
     QueryError,
     RepositoryError,
 )
+from .hooks import Hooks, Listeners, is_integrity_failure
 from .keys import KeyRing
 from .padding import Padding
 from .places import identity_value, stored_name
@@ -70,6 +71,7 @@ class Flows(Generic[Model]):
         verify_on_load: bool,
         padding: Padding,
         shard_key: Sequence[str],
+        hooks: Sequence[Hooks[Any]] = (),
     ) -> None:
         if isinstance(model, Collection | AsyncCollection):
             raise ConfigurationError("the model comes first, then the collection: Repository(Customer, collection, keys=keys)")
@@ -80,6 +82,7 @@ class Flows(Generic[Model]):
             )
         self.name: str = collection.name
         self._keys = keys
+        self.hooks = Listeners.of(hooks, may_wait=kind is AsyncCollection)
         self.codec = DocumentCodec(
             model,
             keys=keys,
@@ -160,8 +163,16 @@ class Flows(Generic[Model]):
         return (await self._load(self.collection, identity, session))[1]
 
     async def _load(self, collection: Any, identity: Any, session: Any) -> tuple[Any, Model]:
+        if self.hooks.before_load:
+            await self.before_load(identity)
         asked, document = await self._find_by_id(collection, identity, session)
-        found, model = self.open(raw_of(document))
+        found, model = await self._telling(self._opened_as, raw_of(document), asked)
+        if self.hooks.after_load:
+            await self.after_load(model)
+        return found, model
+
+    def _opened_as(self, raw: bytes, asked: Any) -> tuple[Any, Model]:
+        found, model = self.open(raw)
         self._check_identity(found, asked)
         return found, model
 
@@ -177,6 +188,53 @@ class Flows(Generic[Model]):
             raise IntegrityError("the server answered with another document than the one asked for").about(
                 document_id=found, collection=self.name
             )
+
+    # --- hooks: each of these may be called also where nobody listens ---------------------------------------------------
+
+    async def before_save(self, model: Model) -> None:
+        """An instance is about to be validated and sealed. What is none is refused there."""
+        if isinstance(model, self.schema.model):
+            await self._call(self.hooks.before_save, model)
+
+    async def after_save(self, model: Model) -> None:
+        """It is known to be written, and remembers that."""
+        await self._call(self.hooks.after_save, model)
+
+    async def before_load(self, what: Any) -> None:
+        """The server is about to be asked."""
+        await self._call(self.hooks.before_load, what)
+
+    async def after_load(self, model: Model) -> None:
+        """A model is about to be handed out."""
+        await self._call(self.hooks.after_load, model)
+
+    async def before_delete(self, identity: Any) -> None:
+        """A document is about to be deleted."""
+        await self._call(self.hooks.before_delete, identity)
+
+    async def after_delete(self, identity: Any) -> None:
+        """It is known to be deleted."""
+        await self._call(self.hooks.after_delete, identity)
+
+    async def integrity_failure(self, error: Exception) -> None:
+        """Of a stored document that does not open. Only what says that it is wrong is told."""
+        if self.hooks.integrity_failure and is_integrity_failure(error):
+            await self._call(self.hooks.integrity_failure, error)
+
+    async def _call(self, listeners: Sequence[Callable[[Any], Any]], what: Any) -> None:
+        for listener in listeners:
+            await self._answer_of(listener(what))
+
+    async def _telling(self, opening: Callable[..., T], *arguments: Any) -> T:
+        """Open, and tell the hooks of a stored document that is wrong."""
+        try:
+            return opening(*arguments)
+        except EnvelopeError as error:
+            if not self.hooks.integrity_failure:
+                raise
+            wrong = error
+        await self.integrity_failure(wrong)
+        raise wrong
 
     async def _answer_of(self, given: Any) -> Any:
         """What a function of the user gave, awaited where that is possible."""

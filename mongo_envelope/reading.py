@@ -37,6 +37,8 @@ OnInvalid = Literal["raise", "skip"] | Callable[[EnvelopeError | UnknownKeyError
 
 #: What `at_hand` gives if something has to be waited for.
 WAIT: Final = object()
+#: `Found.question`, once the hooks have been told of it, or if they are not to be.
+_TOLD: Final = object()
 #: So many ids go into one query of `load_many`.
 _IDS: Final = 1000
 
@@ -53,12 +55,19 @@ class Found:
     pipeline: bool = False  #: of `aggregate`: the driver's cursor cannot sort, skip and limit
     plain: bool = False  #: dicts of a pipeline's own, which pass as they are
     ahead: bool = False  #: whether the next documents may be waited for while these are opened
+    question: Any = _TOLD  #: what the hooks are still to be told before the server is asked
+    tells: bool = False  #: whether the hooks are told of each model that is handed out
     # Of what is sifted, the driver's cursor must not skip and limit:
     skip: int = 0
     limit: int = 0  #: none if 0
     given: int = 0
     waiting: Iterator[Any] = field(default_factory=lambda: iter(()))  #: what has come, and not been opened yet
-    invalid: EnvelopeError | UnknownKeyError | None = None  #: what a function of the user's is still to be told
+    untold: Any = None  #: what functions of the user's are still to be told: an error, or a model
+
+    def again(self, identity: Any) -> None:
+        """It is one document that is asked for: let the hooks be told so."""
+        if self.question is not _TOLD:
+            self.question = identity
 
 
 class Reading(Flows[Model]):
@@ -68,11 +77,15 @@ class Reading(Flows[Model]):
         """One document by its id, verified and decrypted, not validated."""
         asked, document = await self._find_by_id(self.collection, identity, session)
         raw = raw_of(document)
-        found, tag, values = self._naming(self.codec.open_raw_bson, raw)
-        self._check_identity(found, asked)
+        found, tag, values = await self._telling(self._raw_as, raw, asked)
         content = Content(values)
         content.identity, content.revision = found, self._revision(tag, raw)
         return content
+
+    def _raw_as(self, raw: bytes, asked: Any) -> tuple[Any, bytes, dict[str, Any]]:
+        opened = self._naming(self.codec.open_raw_bson, raw)
+        self._check_identity(opened[0], asked)
+        return opened
 
     def mend(self, content: Mapping[str, Any]) -> Model:
         """A model of content that was loaded raw, which remembers of which revision it is."""
@@ -88,6 +101,8 @@ class Reading(Flows[Model]):
         if isinstance(identities, str | bytes | Mapping) or not isinstance(identities, Iterable):
             raise QueryError("load_many takes several ids, in a list, say; load takes one")
         given = list(identities)
+        if self.hooks.before_load:
+            await self.before_load(list(given))
         asked = [identity_value(self.schema, each) for each in given]
         keys = [comparable(envelope.as_stored(each)) for each in asked]
         found: dict[Any, Model] = {}
@@ -96,31 +111,47 @@ class Reading(Flows[Model]):
             where = {"_id": {"$in": asked[start : start + _IDS]}}
             cursor = batches(self.collection, where, collation=BYTE_BY_BYTE, session=session)
             while documents := await self._naming_batch(cursor):
-                for identity, model in map(self.open, documents):
-                    key = comparable(envelope.as_stored(identity))
-                    if key not in expected:
-                        raise IntegrityError("the server answered with a document that was not asked for").about(
-                            document_id=identity, collection=self.name
-                        )
-                    found[key] = model
+                found |= await self._telling(self._asked_for, documents, expected)
         missing = [identity for identity, key in zip(given, keys, strict=True) if key not in found]
         if missing:
             raise DocumentNotFoundError(f"{len(missing)} of {len(given)} documents are not there; this is the first").about(
                 document_id=missing[0], collection=self.name
             )
+        if self.hooks.after_load:
+            for key in dict.fromkeys(keys):
+                await self.after_load(found[key])
         return [found[key] for key in keys]
+
+    def _asked_for(self, documents: Iterable[bytes], expected: set[Any]) -> dict[Any, Model]:
+        """The models of a batch, by what their ids are equal by."""
+        found = {}
+        for identity, model in map(self.open, documents):
+            key = comparable(envelope.as_stored(identity))
+            if key not in expected:
+                raise IntegrityError("the server answered with a document that was not asked for").about(
+                    document_id=identity, collection=self.name
+                )
+            found[key] = model
+        return found
 
     async def find_one(self, where: Filter, *, sort: SortKey | None, session: Any, **options: Any) -> Any:
         """The first document that matches, or None."""
-        if sort is None and not any(options.values()) and (at_once := self._at_once(where)) is not None:
+        plainly = sort is None and not any(options.values()) and not self.hooks.hear_reading
+        if plainly and (at_once := self._at_once(where)) is not None:
             document = await settle(self.collection.find_one(at_once.server, collation=BYTE_BY_BYTE, session=session))
             return None if document is None else self.open(raw_of(document), _asked(at_once))[1]
         compiled, found, options = self._question(where, sort, options)
+        if self.hooks.before_load and not found.metadata:
+            await self.before_load(where)
         if compiled.sift is not None:
             found.cursor = batches(self.collection, compiled.server, session=session, **options)
-            return await self._first(found)
-        document = await settle(self.collection.find_one(compiled.server, session=session, **options))
-        return None if document is None else self._opened(raw_of(document), found)
+            model = await self._first(found)
+        else:
+            document = await settle(self.collection.find_one(compiled.server, session=session, **options))
+            model = None if document is None else await self._telling(self._opened, raw_of(document), found)
+        if self.hooks.after_load and model is not None and not found.metadata:
+            await self.after_load(model)
+        return model
 
     def _at_once(self, where: Filter) -> Compiled | None:
         """What is asked most: one value of one blind index, and nothing else."""
@@ -142,8 +173,15 @@ class Reading(Flows[Model]):
             found.skip = checked_count(options.pop("skip", 0))
             found.limit = abs(checked_count(options.pop("limit", 0), least=-_MOST))
         found.cursor = batches(self.collection, compiled.server, session=session, **options)
+        self._announce(found, where)
         found.ahead = session is None  # which two threads must not use at once, and the loop around the cursor may
         return found
+
+    def _announce(self, found: Found, what: Any) -> None:
+        """Let the hooks be told of what comes out of a cursor, if that is models."""
+        if not found.metadata and not found.plain:
+            found.question = what if self.hooks.before_load else _TOLD
+            found.tells = bool(self.hooks.after_load)
 
     def _question(self, where: Filter, sort: SortKey | None, options: dict[str, Any]) -> tuple[Compiled, Found, dict[str, Any]]:
         """A filter compiled, what the documents will have to be, and the options of the driver's ``find``."""
@@ -181,8 +219,9 @@ class Reading(Flows[Model]):
     async def next(self, found: Found) -> Any:
         """The next model of a cursor, or `END`."""
         while (model := self.at_hand(found)) is WAIT:
-            if found.invalid is not None:
-                await self.tell(found)
+            if found.untold is not None:
+                if (model := await self.tell(found)) is not WAIT:
+                    break
             elif not await self.refill(found):
                 return END
         if model is END:
@@ -197,10 +236,10 @@ class Reading(Flows[Model]):
             try:
                 opened = self._opened(document, found)
             except (EnvelopeError, UnknownKeyError) as error:  # never a KMSError: an outage is not an empty result
-                if found.on_invalid == "raise":
+                if found.on_invalid == "raise" and not self.hooks.integrity_failure:
                     raise
-                if callable(found.on_invalid):
-                    found.invalid = error
+                if found.on_invalid != "skip" or self.hooks.integrity_failure:
+                    found.untold = error
                     return WAIT
             else:
                 if opened is None:
@@ -209,14 +248,24 @@ class Reading(Flows[Model]):
                     found.skip -= 1
                     continue
                 found.given += 1
+                if found.tells:
+                    found.untold = opened
+                    return WAIT
                 return opened
         return WAIT
 
-    async def tell(self, found: Found) -> None:
-        """Tell the user's function what is wrong with a document."""
-        error, found.invalid = found.invalid, None
-        if error is not None and callable(found.on_invalid):
-            await self._answer_of(found.on_invalid(error))
+    async def tell(self, found: Found) -> Any:
+        """Tell the user's functions of a model, and give it; or of what is wrong with a document, and give `WAIT`, or raise."""
+        untold, found.untold = found.untold, None
+        if not isinstance(untold, EnvelopeError | UnknownKeyError):
+            await self.after_load(untold)
+            return untold
+        await self.integrity_failure(untold)
+        if found.on_invalid == "raise":
+            raise untold
+        if callable(found.on_invalid):
+            await self._answer_of(found.on_invalid(untold))
+        return WAIT
 
     async def refill(self, found: Found) -> bool:
         """Wait for the next documents. Whether there are any."""
@@ -226,6 +275,9 @@ class Reading(Flows[Model]):
 
     async def batch(self, found: Found) -> list[Any]:
         """The next documents of a cursor; none at its end."""
+        if found.question is not _TOLD:
+            await self.before_load(found.question)
+            found.question = _TOLD
         if found.plain:
             document = await next_of(found.cursor)
             return [] if document is END else [document]
@@ -268,8 +320,12 @@ class Reading(Flows[Model]):
 
     def _sifted(self, compiled: Compiled, session: Any, options: dict[str, Any]) -> Found:
         """What has to be decrypted for an answer that otherwise the server gives."""
-        cursor = batches(self.collection, compiled.server, session=session, **self._options(options))
-        return Found(cursor, Asked(compiled.server), "raise", compiled.sift)
+        return self._decrypted(self.collection, compiled, session, options)
+
+    def _decrypted(self, collection: Any, compiled: Compiled, session: Any, options: dict[str, Any]) -> Found:
+        asked = Asked(compiled.server) if options.get("collation") is None else None
+        cursor = batches(collection, compiled.server, session=session, **self._options(options))
+        return Found(cursor, asked, "raise", compiled.sift)
 
     async def exists(self, where: Filter, *, session: Any, **options: Any) -> bool:
         """Whether anything matches: as the server says, or, where its answer has to be sifted, as it is."""
@@ -297,11 +353,14 @@ class Reading(Flows[Model]):
         """The driver's cursor over what comes out of a pipeline: sealed documents to be opened, or dicts of metadata."""
         collation, options = options["collation"], self._options(options)
         compiled = compile_pipeline(self.schema, pipeline, lambda where: self._matched(where, collation))
+        if self.hooks.before_load and compiled.whole:
+            await self.before_load(pipeline)
         collection = self.collection if compiled.whole else self.collection.with_options(codec_options=envelope.CODEC_OPTIONS)
         cursor = await settle(collection.aggregate(compiled.stages, session=session, **options))
         matches = [each["$match"] for each in compiled.stages if "$match" in each]
         asked = Asked({"$and": matches}) if compiled.whole and matches and collation is None else None
-        return Found(cursor, asked, "raise", plain=not compiled.whole, pipeline=True)
+        tells = bool(self.hooks.after_load) and compiled.whole
+        return Found(cursor, asked, "raise", plain=not compiled.whole, pipeline=True, tells=tells)
 
     def _matched(self, where: Mapping[str, Any], collation: Any) -> dict[str, Any]:
         """A ``$match`` on whole documents."""
@@ -317,7 +376,7 @@ class Reading(Flows[Model]):
         values: dict[Any, Any] = {}
         while documents := await self._naming_batch(found.cursor):
             for raw in documents:
-                if self._opened(raw, found) is not None:
+                if await self._telling(self._opened, raw, found) is not None:
                     for value in distinct_values(decoded(raw), stored):
                         values.setdefault(comparable(value), value)
         return list(values.values())

@@ -25,6 +25,7 @@ from .codec import DocumentCodec, Metadata
 from .cursor import AsyncCursor, Cursor
 from .errors import RevisionConflictError, SaveResult, UpdateResult
 from .flows import Filter, SortKey
+from .hooks import Hooks
 from .keys import IndexKey, KeyRing
 from .padding import Padding
 from .reading import Hint, OnInvalid
@@ -162,6 +163,7 @@ class Repository(_Repository[Model]):
         verify_on_load: bool = False,
         padding: Padding = None,
         shard_key: Sequence[str] = (),
+        hooks: Sequence[Hooks[Model]] = (),
     ) -> None:
         """Compile the model for one collection.
 
@@ -169,7 +171,7 @@ class Repository(_Repository[Model]):
         database opens. ``validate_on_save``: also run the model's validators before sealing. ``verify_on_load``: do with every
         document that is loaded what `verify` does. ``padding``: "padme" hides the exact length of what is encrypted, for up to 12 %
         more bytes. ``shard_key``: for a sharded collection, the fields of its shard key, which go into the filter of every write by
-        id.
+        id. ``hooks``: instances of `Hooks`, called before and after documents are saved, loaded and deleted.
 
         Raise `SchemaError` for a model that cannot be kept, `ConfigurationError` for anything else that does not fit.
         """
@@ -182,6 +184,7 @@ class Repository(_Repository[Model]):
             verify_on_load=verify_on_load,
             padding=padding,
             shard_key=shard_key,
+            hooks=hooks,
         )
 
     def setup(
@@ -666,6 +669,7 @@ class AsyncRepository(_Repository[Model]):
         verify_on_load: bool = False,
         padding: Padding = None,
         shard_key: Sequence[str] = (),
+        hooks: Sequence[Hooks[Model]] = (),
     ) -> None:
         """As `Repository`, over a collection of an ``AsyncMongoClient``."""
         self._build(
@@ -677,6 +681,7 @@ class AsyncRepository(_Repository[Model]):
             verify_on_load=verify_on_load,
             padding=padding,
             shard_key=shard_key,
+            hooks=hooks,
         )
 
     async def setup(

@@ -121,13 +121,13 @@ class Upkeep(Bulk[Model]):
             identity, anew = self._naming(self.codec.reindexed, raw)
             self.check_size(identity, anew)
         except (EnvelopeError, UnknownKeyError) as error:
-            if run.on_invalid == "raise":
-                raise
             invalid = error
         else:
             where = self._where(identity, self._shard(raw) if self._shard_key else ()) | {"hmac": envelope.tag_of(raw)}
             return identity, ReplaceOne(where, as_document(anew), collation=BYTE_BY_BYTE)
         await self._report(invalid, raw, run)
+        if run.on_invalid == "raise":
+            raise invalid
         return None
 
     async def _write_batch(self, batch: list[tuple[Any, ReplaceOne[Any]]], run: _Run, session: Any) -> None:
@@ -160,8 +160,11 @@ class Upkeep(Bulk[Model]):
     async def _report(self, invalid: Any, what: bytes, run: _Run) -> None:
         """Once: a later pass meets the same again."""
         digest = hashlib.sha256(what).digest()
-        if callable(run.on_invalid) and digest not in run.reported:
-            run.reported.add(digest)
+        if digest in run.reported:
+            return
+        run.reported.add(digest)
+        await self.integrity_failure(invalid)
+        if callable(run.on_invalid):
             await self._answer_of(run.on_invalid(invalid))
 
     async def search_by(self, kid: str | IndexKey, *, session: Any) -> KeyRing:
@@ -200,12 +203,13 @@ class Upkeep(Bulk[Model]):
                     identity, _, model = self._naming(self.codec.verify_bson, raw)
                     self._check_answer(raw, asked, identity)
                 except (EnvelopeError, UnknownKeyError) as error:
-                    if on_invalid == "raise":
-                        raise
                     invalid = error
                 else:
                     right += compiled.sift is None or compiled.sift(decoded(raw), model.__dict__)
                     continue
+                await self.integrity_failure(invalid)
+                if on_invalid == "raise":
+                    raise invalid
                 if callable(on_invalid):
                     await self._answer_of(on_invalid(invalid))
         return right

@@ -93,6 +93,8 @@ async def begin(
     if any(not isinstance(start, Timestamp if name == "start_at_operation_time" else Mapping) for name, start in starts.items()):
         raise QueryError("resume_after and start_after take a resume_token, start_at_operation_time takes a bson.Timestamp")
     compiled = flows._compiled(where, None)
+    if flows.hooks.before_load:
+        await flows.before_load(where)
     # A change stream reads what the majority has, and MongoDB refuses another read concern.
     collection = flows.collection.with_options(read_concern=ReadConcern("majority"))
     failed: OperationFailure | None = None
@@ -163,18 +165,27 @@ async def _next(flows: Reading[Model], watched: Watched, *, wait: bool) -> Any:
         try:
             change = _change(flows, watched, watched.event)
         except (EnvelopeError, UnknownKeyError) as error:  # never a KMSError: the event waits until the service answers
-            if watched.on_invalid == "raise":
-                watched.passed()
-                raise
             invalid = error
         else:
+            if change is not None:
+                await _tell(flows, change)
             watched.passed()
             if change is not None:
                 return change
             continue
+        await flows.integrity_failure(invalid)
+        if watched.on_invalid == "raise":
+            watched.passed()
+            raise invalid
         if callable(watched.on_invalid):
             await flows._answer_of(watched.on_invalid(invalid))
         watched.passed()
+
+
+async def _tell(flows: Reading[Any], change: Change[Any]) -> None:
+    for model in (change.before, change.model) if flows.hooks.after_load else ():
+        if model is not None:
+            await flows.after_load(model)
 
 
 def _change(flows: Reading[Model], watched: Watched, event: Any) -> Change[Model] | None:

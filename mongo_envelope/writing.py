@@ -79,10 +79,14 @@ class Writing(Reading[Model]):
         """Insert a new instance, replace the document that a loaded one stands for."""
         if overwrite and revision is not None:
             raise QueryError("save: overwrite=True writes over any revision, revision= over one. Give one of the two")
+        if self.hooks.before_save:
+            await self.before_save(model)
         sealed = self.seal(model)
-        if revision is None:
-            return await self._store(model, sealed, sealed.known, overwrite=overwrite, session=session)
-        return await self._store(model, sealed, await self._since(sealed, revision, session), overwrite=False, session=session)
+        expected = sealed.known if revision is None else await self._since(sealed, revision, session)
+        await self._store(model, sealed, expected, overwrite=overwrite, session=session)
+        if self.hooks.after_save:
+            await self.after_save(model)
+        return model
 
     async def _since(self, sealed: Sealed, text: str, session: Any) -> tuple[Revision, ...]:
         """What to expect where the caller names a revision: that one, and what this instance has attempted on top of it since."""
@@ -240,6 +244,15 @@ class Writing(Reading[Model]):
         self, identity: Any, changes: Mapping[str, Any] | Callable[[Model], Any], *, revision: str | None, session: Any
     ) -> Model | RevisionConflictError:
         """Load, change, save: once. The shells repeat it after a conflict, which is given back: the function may raise its own."""
+        saved = await self.update_untold(identity, changes, revision=revision, session=session)
+        if self.hooks.after_save and not isinstance(saved, RevisionConflictError):
+            await self.after_save(saved)
+        return saved
+
+    async def update_untold(
+        self, identity: Any, changes: Mapping[str, Any] | Callable[[Model], Any], *, revision: str | None, session: Any
+    ) -> Model | RevisionConflictError:
+        """The same, but that the hooks are still to be told that it is saved."""
         stored, loaded = await self._load(self._primary, identity, session)
         expected = recall(loaded, self.place, stored)
         if revision is not None and expected[0].tag != _tag(revision):
@@ -269,21 +282,33 @@ class Writing(Reading[Model]):
                     f"update: the function gives back a {self.schema.model.__name__}, or None after changing the one it was given, "
                     f"and not a {type(changed).__name__}"
                 )
-            changed = self.schema.reloaded(changed)
         else:
             changed = self.schema.changed(loaded, changes)
+        if self.hooks.before_save:
+            await self.before_save(changed)
+        if callable(changes) or self.hooks.before_save:
+            changed = self.schema.reloaded(changed)
         remember(changed, self.place, stored, expected)
         return changed
 
     def check_unmoved(self, identity: Any, stored: Any) -> None:
         """Raise `QueryError` if a function has changed the id."""
         if not same(identity, stored):
-            raise QueryError("update: the function changed the id. Save a new instance, and delete this document")
+            raise QueryError("update: the function, or a hook, changed the id. Save a new instance, and delete this document")
 
     async def delete(self, identity: Any, *, revision: str | None, session: Any) -> bool:
         """Delete one document by its id."""
+        deleted = await self.delete_untold(identity, revision=revision, session=session)
+        if deleted and self.hooks.after_delete:
+            await self.after_delete(identity)
+        return deleted
+
+    async def delete_untold(self, identity: Any, *, revision: str | None, session: Any) -> bool:
+        """The same, but that the hooks are still to be told that it is deleted."""
         asked = identity_value(self.schema, identity)
         expected = {} if revision is None else {"hmac": _tag(revision)}
+        if self.hooks.before_delete:
+            await self.before_delete(identity)
         for by_id in self._looks:
             shard = await self._stored_shard(asked, session)
             if shard is None:
@@ -300,20 +325,26 @@ class Writing(Reading[Model]):
         if where is None:
             raise QueryError("delete_many takes a filter. All documents match {}")
         compiled = self._compiled(where, collation)
-        if compiled.sift is not None:
-            return await self._delete_sifted(compiled, session)
+        if compiled.sift is not None or self.hooks.hear_deleting:
+            return await self._delete_one_by_one(compiled, collation, session)
         result = await settle(self.collection.delete_many(compiled.server, collation=collation or BYTE_BY_BYTE, session=session))
         return self.number_of(result.deleted_count)
 
-    async def _delete_sifted(self, compiled: Compiled, session: Any) -> int:
-        """One by one what was meant of what the server finds, each at the revision that was looked at."""
-        found, deleted = self._sifted(compiled, session, {}), 0
+    async def _delete_one_by_one(self, compiled: Compiled, collation: Any, session: Any) -> int:
+        """What was meant of what the server finds, each at the revision that was looked at."""
+        found, deleted = self._decrypted(self._primary, compiled, session, {"collation": collation}), 0
         while (model := await self.next(found)) is not END:
-            identity = self.schema.identity.node.projected(getattr(model, self.schema.identity.name))
+            given = getattr(model, self.schema.identity.name)
+            if self.hooks.before_delete:
+                await self.before_delete(given)
+            identity = self.schema.identity.node.projected(given)
             revisions = recall(model, self.place, identity)
             where = self._where(identity, revisions[0].shard) | {"hmac": {"$in": [each.tag for each in revisions]}}
             result = await settle(self.collection.delete_one(where, collation=BYTE_BY_BYTE, session=session))
-            deleted += self.number_of(result.deleted_count)
+            number = self.number_of(result.deleted_count)
+            if number and self.hooks.after_delete:
+                await self.after_delete(given)
+            deleted += number
         return deleted
 
 

@@ -606,10 +606,56 @@ async def test_update_many_wants_a_filter(driver: Driver) -> None:
     with pytest.raises(QueryError, match="notes"):
         await repository.update_many({"notes": "x"}, {"count": 1})
     await repository.save(Counter(id=1))
-    for wrong in ({"nothing": 1}, {"count": "x"}, 5, lambda counter: counter.model_copy(update={"id": 2}), lambda _: 5):
+    for wrong in ({"nothing": 1}, 5):
         with pytest.raises(QueryError) as caught:
             await repository.update_many({}, wrong)
-        assert caught.value.__notes__ == ["update_many: 0 documents had been written before this."]
+        assert caught.value.result is None
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"count": "x"}, lambda counter: counter.model_copy(update={"id": 99}), lambda _: 5],
+    ids=["a wrong value", "another id", "no model"],
+)
+async def test_changes_that_do_not_fit_are_a_failure_of_their_document(driver: Driver, changes: Any) -> None:
+    """Which one it is is said, and what was done before; unordered, the others are changed all the same."""
+    repository = driver.repository(Counter)
+    await saved(repository, [Counter(id=number) for number in range(5)])
+
+    def third(counter: Counter) -> Any:
+        if counter.id != 3:
+            return counter.model_copy(update={"count": 7})
+        return changes(counter) if callable(changes) else counter.model_copy(update=changes)
+
+    with pytest.raises((QueryError, PayloadError)) as caught:
+        await repository.update_many({}, third)
+    assert (caught.value.index, caught.value.document_id) == (3, "3")
+    assert caught.value.result == UpdateResult(4, 3)
+
+    async def all_of_them() -> None:
+        async with repository.bulk(ordered=False) as writer:
+            for number in range(5):
+                await writer.update(number, third)
+
+    with pytest.raises(BulkSaveError) as failed:
+        await all_of_them()
+    assert [(each.index, each.document_id) for each in failed.value.result.failed] == [(3, "3")]
+    assert [each.count for each in await repository.find(sort="id").to_list()] == [7, 7, 7, 0, 7]
+
+
+async def test_a_writer_is_used_inside_its_block(driver: Driver) -> None:
+    """Outside nothing would be sent, so it is refused; a block is entered once."""
+    repository = driver.repository(Counter)
+    writer = repository.bulk()
+    for work in (lambda: writer.save(Counter(id=1)), lambda: writer.delete(1), lambda: writer.update(1, {"count": 2})):
+        with pytest.raises(QueryError, match="not entered yet: it is used inside its with block"):
+            await work()
+    async with writer:
+        await writer.save(Counter(id=1))
+    with pytest.raises(QueryError, match="closed: it is used inside"):
+        await writer.save(Counter(id=2))
+    with pytest.raises(QueryError, match="closed: its block is entered once"):
+        await writer.__aenter__()
 
 
 async def test_update_many_of_what_is_sifted(driver: Driver, database: Db) -> None:
