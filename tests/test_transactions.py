@@ -157,6 +157,22 @@ async def move_a_unique_value(w: World, tx: Any) -> None:
     await w.accounts.save(account(8, email="1@example.com"), session=tx)
 
 
+async def update_many(w: World, tx: Any) -> None:
+    await w.accounts.update_many({"id": {"$lte": 2}}, {"balance": 5}, session=tx)
+    await w.accounts.update_many(
+        {"rank": {"$gte": 2, "$lt": 4}}, lambda each: each.model_copy(update={"balance": each.balance + 1}), session=tx
+    )
+
+
+async def bulk(w: World, tx: Any) -> None:
+    w.old.balance = 5
+    async with w.accounts.bulk(session=tx) as batch:
+        await batch.save(w.new)
+        await batch.save(w.old)
+        await batch.update(3, {"balance": 6})
+        await batch.delete(4)
+
+
 BEFORE = {1: 0, 2: 0, 3: 0, 4: 0}
 AFTER: dict[Callable[[World, Any], Awaitable[None]], dict[int, int]] = {
     save_a_new_one: {**BEFORE, 9: 0},
@@ -165,6 +181,8 @@ AFTER: dict[Callable[[World, Any], Awaitable[None]], dict[int, int]] = {
     load_inside: {**BEFORE, 1: 5},
     update: {**BEFORE, 1: 6, 2: 7},
     save_many: {**BEFORE, 1: 5, 9: 0},
+    update_many: {1: 5, 2: 6, 3: 1, 4: 0},
+    bulk: {1: 5, 2: 0, 3: 6, 9: 0},
     delete: {3: 0, 4: 0},
     delete_many: {3: 0, 4: 0},
     delete_many_sifted: {1: 0, 2: 0},
@@ -181,6 +199,7 @@ SAVED: dict[Callable[[World, Any], Awaitable[None]], str] = {
     save_each_three_times: "old new",
     save_many: "new old",
     save_delete_save: "new",
+    bulk: "new old",
     overwrite: "new put",
     save_over_a_revision: "put",
     move_a_unique_value: "old",
@@ -335,7 +354,7 @@ async def test_lost_replies(driver: Driver, server: embedded.Server, proxy: Prox
 # --- Other writers. ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("how", ["load and save", "update"])
+@pytest.mark.parametrize("how", ["load and save", "update", "save_many", "update_many", "bulk", "delete"])
 async def test_another_writer_in_between_makes_it_run_again(driver: Driver, how: str) -> None:
     """The server says "write conflict", and the second run sees what the other one wrote."""
     w = await world(driver.repository(Account))
@@ -346,10 +365,20 @@ async def test_another_writer_in_between_makes_it_run_again(driver: Driver, how:
         runs.append(mine.balance)
         if len(runs) == 1:
             await w.accounts.update(1, {"balance": 10})  # not in the transaction
+        mine.balance += 1
         if how == "update":
-            await w.accounts.update(1, lambda each: each.model_copy(update={"balance": each.balance + 1}), session=tx)
+            await w.accounts.update(1, {"balance": mine.balance}, session=tx)
+        elif how == "update_many":
+            await w.accounts.update_many({"id": 1}, lambda each: mine.model_copy(), session=tx)
+        elif how == "save_many":
+            await w.accounts.save_many([account(20), mine], session=tx)
+        elif how == "bulk":
+            async with w.accounts.bulk(session=tx) as batch:
+                await batch.save(mine)
+        elif how == "delete":
+            await w.accounts.delete(1, session=tx)
+            await w.accounts.save(account(1, balance=mine.balance), session=tx)
         else:
-            mine.balance += 1
             await w.accounts.save(mine, session=tx)
 
     await w.accounts.with_transaction(driver.function(body))

@@ -67,6 +67,23 @@ class Note(BaseModel):
     model_config = {"arbitrary_types_allowed": True}
 
 
+def transactions_and_streams(customers: Repository[Customer], ada: Customer) -> None:
+    """What is of one piece, and what comes as it is written."""
+    with customers.transaction(max_commit_time_ms=1000, write_concern=WriteConcern("majority")) as tx:
+        assert_type(tx, ClientSession)
+        customers.save(ada, session=tx)
+    assert_type(customers.with_transaction(lambda tx: customers.save(ada, session=tx)), Customer)
+
+    with customers.watch({"tenant": "acme"}, on_invalid="skip", full_document_before_change="required") as stream:
+        assert_type(stream, ChangeStream[Customer])
+        for change in stream:
+            assert_type(change, Change[Customer])
+            assert_type(change.model, Customer | None)
+            assert_type(change.resume_token, dict[str, Any])
+        assert_type(stream.try_next(), Change[Customer] | None)
+    customers.watch(resume_after=stream.resume_token).close()
+
+
 def synchronous(client: MongoClient[dict[str, Any]], keys: KeyRing, ada: Customer) -> None:
     """Everything over a MongoClient."""
     customers = Repository(Customer, client.crm.customers, keys=keys, context="customers", validate_on_save=True, padding="padme")
@@ -115,23 +132,6 @@ def synchronous(client: MongoClient[dict[str, Any]], keys: KeyRing, ada: Custome
         assert_type(session, ClientSession)
         customers.save(ada, session=session)
         customers.find(session=session).close()
-
-
-def of_several_documents(customers: Repository[Customer], ada: Customer) -> None:
-    """Transactions and change streams over a MongoClient, and what errors say."""
-    with customers.transaction(max_commit_time_ms=1000, write_concern=WriteConcern("majority")) as tx:
-        assert_type(tx, ClientSession)
-        customers.save(ada, session=tx)
-    assert_type(customers.with_transaction(lambda tx: customers.save(ada, session=tx)), Customer)
-
-    with customers.watch({"tenant": "acme"}, on_invalid="skip", full_document_before_change="required") as stream:
-        assert_type(stream, ChangeStream[Customer])
-        for change in stream:
-            assert_type(change, Change[Customer])
-            assert_type(change.model, Customer | None)
-            assert_type(change.resume_token, dict[str, Any])
-        assert_type(stream.try_next(), Change[Customer] | None)
-    customers.watch(resume_after=stream.resume_token).close()
 
     try:
         customers.load(ada.id)
