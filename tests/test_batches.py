@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import itertools
+import random
 import signal
 import threading
 import tracemalloc
@@ -16,6 +17,7 @@ from conftest import Driver, Either, in_threads, saved
 from pydantic import BaseModel
 from pymongo import AsyncMongoClient, MongoClient
 from pymongo.database import Database
+from pymongo.errors import PyMongoError
 
 from mongo_envelope import (
     AsyncRepository,
@@ -363,3 +365,75 @@ async def test_two_update_many_lose_no_increment(driver: Driver, database: Db) -
     else:
         in_threads(2, lambda: drive(work()))
     assert [each["count"] for each in database.customers.find()] == [60] * DOCUMENTS
+
+
+class Tally:
+    """What a writer in the storm knows of its increments."""
+
+    def __init__(self) -> None:
+        self.done = self.unknown = 0  #: acknowledged; in conflict after an error of pymongo
+        self.lock = threading.Lock()
+
+
+def written(error: BulkSaveError | RevisionConflictError) -> SaveResult:
+    """The result that an error has."""
+    assert isinstance(error.result, SaveResult)
+    assert isinstance(error, BulkSaveError) or error.result.saved_count == error.index
+    return error.result
+
+
+def save_until_done(repository: Repository[Counter], models: list[Counter], choose: random.Random, tally: Tally) -> list[int]:
+    """The same instances again and again, whatever is raised. The ids of those that were certainly not written."""
+    again, doubtful = list[int](), set[int]()
+    while models:
+        failed: list[Counter] = []
+        try:
+            repository.save_many(models, batch_size=choose.choice([1, 3, 7, 100]), ordered=choose.random() < 0.5)
+            number, models = len(models), []
+        except BulkSaveError as error:
+            failed = [models[each.index or 0] for each in written(error).failed]
+            number, models = written(error).saved_count, []
+        except RevisionConflictError as error:
+            number = written(error).saved_count  # all those before it, and none after it
+            failed, models = [models[error.index or 0]], models[number + 1 :]
+        except PyMongoError:
+            doubtful |= {model.id for model in models}
+            continue
+        with tally.lock:
+            tally.done += number
+            tally.unknown += sum(model.id in doubtful for model in failed)
+        again += [model.id for model in failed if model.id not in doubtful]
+    return again
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_two_writers_in_a_storm(server: embedded.Server, database: Db, keys: KeyRing, fail_command: Fail, seed: int) -> None:
+    """Connections close, write concerns are not met, servers step down: what was acknowledged was counted once, and no more."""
+    quiet, tally, numbers = Repository(Counter, database.customers, keys=keys), Tally(), itertools.count()
+    quiet.save_many(counters(40))
+    losses: list[dict[str, Any]] = [
+        {"closeConnection": True},
+        {"errorCode": 91, "errorLabels": ["RetryableWriteError"]},
+        {"writeConcernError": {"code": 64, "errmsg": "timed out"}},
+        {"writeConcernError": {"code": 91, "errmsg": "going down", "errorLabels": ["RetryableWriteError"]}},
+    ]
+
+    def write() -> None:
+        me = next(numbers)
+        choose = random.Random(10 * seed + me)  # noqa: S311 - nothing secret
+        options: dict[str, Any] = {"appName": "fails", "retryWrites": bool(me), "heartbeatFrequencyMS": 500}
+        with MongoClient[dict[str, Any]](server.uri, **options) as own:
+            repository = Repository(Counter, own[database.name].customers, keys=keys)
+            for _ in range(8):
+                left = choose.sample(range(40), choose.randint(1, 40))
+                while left:
+                    models = quiet.load_many(left)
+                    for model in models:
+                        model.count += 1
+                    left = save_until_done(repository, models, choose, tally)
+                if me:
+                    fail_command(["insert", "update"], times=choose.randint(1, 4), **choose.choice(losses))
+
+    in_threads(2, write)
+    total = sum(each.count for each in quiet.find())
+    assert tally.done <= total <= tally.done + tally.unknown

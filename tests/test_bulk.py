@@ -941,3 +941,28 @@ async def test_a_delete_whose_reply_is_lost(driver: Driver, server: embedded.Ser
         assert caught.value.__notes__ == [
             "bulk: 0 documents had been written before this. Of those from index 0 to 1 it is unknown."
         ]
+
+
+async def test_an_update_that_is_repeated_and_lost(
+    driver: Driver, server: embedded.Server, fail_command: Fail, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """pymongo's error, with a note of which document it is."""
+    async with driver.another_client(server.uri, retryWrites=False, appName="fails") as client:
+        repository, other = driver.repository(Counter, driver.collection(client=client)), driver.repository(Counter)
+        await saved(repository, counters(1, 2, 3))
+
+        async def interfere() -> None:
+            await other.update(2, {"notes": "theirs"})
+
+        meanwhile(monkeypatch, interfere)
+        real = bulk.Bulk.repeat
+
+        async def repeat(flows: Any, run: Any, chunk: Any, *, last: bool) -> bool:
+            fail_command(["update"], closeConnection=True)
+            return await real(flows, run, chunk, last=last)
+
+        monkeypatch.setattr(bulk.Bulk, "repeat", repeat)
+        with pytest.raises(AutoReconnect) as caught:
+            await repository.update_many({}, {"count": 5})
+        (note,) = caught.value.__notes__
+        assert note == "update_many: 1 documents had been written before this. Of that with index 1 it is unknown."

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from pymongo.database import Database
 from test_flows import watched
 
-from mongo_envelope import BlindIndex, PayloadError, Queryable, Sensitive, embedded, size
+from mongo_envelope import BlindIndex, BulkSaveError, PayloadError, Queryable, Sensitive, embedded, size
 
 Db = Database[dict[str, Any]]
 LIMIT = 16 * 1024 * 1024
@@ -212,13 +212,16 @@ async def test_the_largest_fields_are_named(driver: Driver, given: dict[str, Any
 
 
 async def test_of_a_batch_the_one_that_is_too_large_is_named(driver: Driver, server: embedded.Server) -> None:
-    """And none of them is sent."""
+    """It is not sent, and nothing after it is; in unordered mode, all the others are."""
     async with watched(driver, server, File) as (files, commands):
         batch = [File(id=1), filled(files, File(id=2), LIMIT + 5), File(id=3)]
         with pytest.raises(PayloadError, match="5 more") as caught:
             await files.save_many(batch)
-        assert caught.value.document_id == "2"
-        assert commands.of("insert") == []
+        assert (caught.value.document_id, caught.value.index, caught.value.result.saved_count) == ("2", 1, 1)
+        assert len(commands.of("insert")) == 1
+        with pytest.raises(BulkSaveError, match="5 more"):
+            await files.save_many(batch, ordered=False)
+        assert await files.count() == 2
 
 
 def test_small_documents_are_not_looked_at() -> None:
