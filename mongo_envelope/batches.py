@@ -234,13 +234,15 @@ class AsyncBulkWriter(_Writer[Model]):
         super().__init__(flows, run)
         self._underway: asyncio.Task[None] | None = None
         self._since = time.perf_counter()
+        self._turn = asyncio.Lock()  # several tasks may feed one writer
 
     async def save(self, model: Model) -> None:
         """See `BulkWriter.save`."""
-        self._check_open()
-        if self._must_go("save", id(model)):
-            await self._dispatch()
-        await self._put(model)
+        async with self._turn:
+            self._check_open()
+            if self._must_go("save", id(model)):
+                await self._dispatch()
+            await self._put(model)
 
     async def _put(self, model: Model) -> None:
         if self._flows.is_full(self._run, self._chunk):
@@ -263,11 +265,12 @@ class AsyncBulkWriter(_Writer[Model]):
         await self._wish("update", id, changes=changes)
 
     async def _wish(self, kind: str, given: Any, **what: Any) -> None:
-        self._check_open()
-        wish = self._flows.wish(self._run, kind, given, **what)
-        if self._must_go(kind, wish.key):
-            await self._dispatch()
-        self._chunk.add(wish)
+        async with self._turn:
+            self._check_open()
+            wish = self._flows.wish(self._run, kind, given, **what)
+            if self._must_go(kind, wish.key):
+                await self._dispatch()
+            self._chunk.add(wish)
 
     async def _change(self, loaded: Model, changes: Changes) -> None:
         if self._must_go("save", id(loaded)):

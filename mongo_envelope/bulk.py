@@ -154,7 +154,7 @@ class Run:
             return self.stopped
         were = "were saved"
         if in_transaction(self.session):
-            were = "will not be, once the transaction is aborted"
+            were = "were written in the transaction, and will be undone if that is aborted"
         elif self.unmet:
             were = "were written, but the write concern was not met, so that they may be lost again"
         first = min(self.failed, key=_place)

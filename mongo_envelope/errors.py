@@ -112,7 +112,7 @@ class PayloadError(EnvelopeError):
     """The content and the model do not fit each other.
 
     On load: what was verified and decrypted no longer fits the model (``DocumentCodec.open_raw`` still gives it). On
-    save: a value that the model's type does not allow, or that cannot be kept; nothing was written.
+    save: a value that the model's type does not allow, or that cannot be kept; it was not written.
     Names field paths and kinds of error, never values.
     """
 

@@ -281,9 +281,10 @@ class Repository(_Repository[Model]):
         """Save many, of an iterable of any length, a chunk at a time: each is inserted or replaced as by `save`. How many were.
 
         ``ordered``: stop at the first that fails, and raise its error; ``.index`` and ``.document_id`` say which, ``.result`` what
-        was written. Otherwise all are tried, and `BulkSaveError` is raised at the end if any failed; ``.result.failed`` has their
-        errors. ``batch_size``: how many go into one command, at most. Not atomic without a transaction. An instance that is in a
-        chunk twice is written once. After an error of pymongo call it again with the same instances: none is written twice.
+        was written: in a transaction, or where a document was deleted, also some after it, of the same command. Otherwise all are
+        tried, and `BulkSaveError` is raised at the end if any failed; ``.result.failed`` has their errors. ``batch_size``: how many
+        go into one command, at most. Not atomic without a transaction. An instance that is in a chunk twice is written once. After
+        an error of pymongo call it again with the same instances: none is written twice.
         """
         run = self._flows.run("save_many", ordered=ordered, batch_size=batch_size, session=session)
         return batches.save_many(self._flows, models, run)
@@ -632,8 +633,8 @@ class Repository(_Repository[Model]):
         repository sends, is one of them. ``full_document_before_change``: "whenAvailable" or "required", for a collection with
         ``changeStreamPreAndPostImages``. The other options, and resuming after a broken connection, are pymongo's.
 
-        ``resume_after``: the ``resume_token`` of a stream or a change, to go on where it ended. Raise `QueryError` for what cannot
-        be served, `ConfigurationError` on a mongod that is not in a replica set.
+        ``resume_after``: the ``resume_token`` of a stream or a change, to go on where it ended; with the same filter, for MongoDB
+        has to find that change again. Raise `QueryError` for what cannot be served, `ConfigurationError` on a mongod that is not in a replica set.
         """
         watched = drive(
             begin(

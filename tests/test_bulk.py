@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -518,7 +519,9 @@ async def test_a_transaction_does_not_claim_what_will_be_undone(driver: Driver, 
     repository = driver.repository(Counter)
     await repository.save(Counter(id=1))
     async with driver.transaction(commit=False) as session:
-        with pytest.raises(RevisionConflictError, match="the 1 before it will not be, once the transaction is aborted"):
+        with pytest.raises(
+            RevisionConflictError, match="the 1 before it were written in the transaction, and will be undone if that is aborted"
+        ):
             await repository.save_many(counters(2, 1), session=session)
     assert stored(database) == {1: 0}
 
@@ -641,6 +644,24 @@ async def test_changes_that_do_not_fit_are_a_failure_of_their_document(driver: D
         await all_of_them()
     assert [(each.index, each.document_id) for each in failed.value.result.failed] == [(3, "3")]
     assert [each.count for each in await repository.find(sort="id").to_list()] == [7, 7, 7, 0, 7]
+
+
+async def test_several_tasks_feed_one_writer(driver: Driver) -> None:
+    """They take turns, and nothing is lost."""
+    if not driver.is_async:
+        return
+    repository = driver.repository(Counter).inner
+
+    async with repository.bulk(batch_size=SIZE) as writer:
+
+        async def feed(number: int) -> None:
+            for one in range(20):
+                await writer.save(Counter(id=100 * number + one))
+                await writer.update(100 * number + one, {"count": 1})
+
+        await asyncio.gather(*map(feed, range(5)))
+    assert writer.result.inserted_count == writer.result.replaced_count == 100
+    assert await repository.count({}) == 100
 
 
 async def test_a_writer_is_used_inside_its_block(driver: Driver) -> None:
