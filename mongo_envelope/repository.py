@@ -634,7 +634,8 @@ class Repository(_Repository[Model]):
         ``changeStreamPreAndPostImages``. The other options, and resuming after a broken connection, are pymongo's.
 
         ``resume_after``: the ``resume_token`` of a stream or a change, to go on where it ended; with the same filter, for MongoDB
-        has to find that change again. Raise `QueryError` for what cannot be served, `ConfigurationError` on a mongod that is not in a replica set.
+        has to find that change again. Raise `QueryError` for what cannot be served, `ConfigurationError` on a mongod that is not in
+        a replica set.
         """
         watched = drive(
             begin(
