@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import itertools
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future, wait
 from time import perf_counter
-from typing import Any, Final, Generic, Self, TypeVar
+from typing import Any, Final, Generic, Self, TypeVar, overload
 
 from pymongo.errors import InvalidOperation
 
 from .bridge import drive
 from .errors import QueryError
 from .flows import END, SortKey
+from .frames import Kind, Table
 from .query import compile_sort
 from .reading import WAIT, Found, Reading, checked_count
 
@@ -44,22 +46,53 @@ class _Cursor(Generic[Model]):
     def skip(self, count: int) -> Self:
         """Leave out the first ``count`` documents."""
         self._not_of_a_pipeline("$skip")
+        self._begin()
         if self._found.sift is None:
             self._cursor.skip(count)
         else:
-            self._begin()
             self._found.skip = checked_count(count)
+        self._found.offset = count
         return self
 
     def limit(self, count: int) -> Self:
         """Give at most ``count`` documents; 0 is no limit. A document that is skipped as invalid counts."""
         self._not_of_a_pipeline("$limit")
+        self._begin()
+        self._found.given = self._found.limit = 0  # also of an empty slice
         if self._found.sift is None:
             self._cursor.limit(count)
         else:
-            self._begin()
             self._found.limit = abs(checked_count(count, least=1 - 2**31))
         return self
+
+    def _sliced(self, part: slice[Any, Any, Any]) -> Self:
+        """The same cursor, with ``skip`` and ``limit`` set anew."""
+        start = 0 if part.start is None else part.start
+        if part.step is not None or start < 0 or (part.stop is not None and part.stop < start):
+            raise IndexError("a cursor is sliced forwards, from its start, without a step: cursor[10:20]")
+        self.skip(start).limit(0 if part.stop is None else part.stop - start)
+        if part.stop == start:
+            self._found.limit = self._found.given = 1  # at its end: to MongoDB a limit of 0 is none
+        return self
+
+    def _from(self, index: int) -> Self:
+        """A new cursor of the same question, from this document on, whatever the limit."""
+        self._not_of_a_pipeline("$skip")
+        self._begin()
+        if type(index) is not int:
+            raise TypeError(f"a cursor is asked for one document or a slice: cursor[2], cursor[10:20], not {type(index).__name__}")
+        if index < 0:
+            raise IndexError("a cursor has no negative indices: it does not know how many documents there are")
+        found = dataclasses.replace(self._found, cursor=self._cursor.clone(), waiting=iter(()), ahead=False)
+        return type(self)(self._flows, found).skip(found.offset + index).limit(0)
+
+    def _table(self, kind: Kind) -> Table:
+        found, schema = self._found, self._flows.schema
+        if found.plain:
+            return Table(kind, ())
+        model = schema.model
+        clear = (field.name for field in schema.stored)
+        return Table(kind, clear if found.metadata else (*model.model_fields, *model.model_computed_fields))
 
     def _not_of_a_pipeline(self, stage: str) -> None:
         if self._found.pipeline:
@@ -122,6 +155,23 @@ class Cursor(_Cursor[Model]):
     def __iter__(self) -> Iterator[Model]:
         return self
 
+    @overload
+    def __getitem__(self, index: int) -> Model: ...
+
+    @overload
+    def __getitem__(self, index: slice[Any, Any, Any]) -> Self: ...
+
+    def __getitem__(self, index: int | slice[Any, Any, Any]) -> Any:
+        """As pymongo: ``cursor[10:20]`` is this cursor with ``skip`` and ``limit``; ``cursor[2]`` asks for one document, each time.
+
+        Raise ``IndexError`` if there is none, and for what is negative.
+        """
+        if isinstance(index, slice):
+            return self._sliced(index)
+        if (model := self._from(index).first()) is None:
+            raise IndexError("there are not so many documents")
+        return model
+
     def __next__(self) -> Model:
         """The next model. Raise `EnvelopeError` or `UnknownKeyError`, with the ``_id``, for one that does not open."""
         while (model := self._flows.at_hand(self._found)) is WAIT:
@@ -147,6 +197,16 @@ class Cursor(_Cursor[Model]):
     def to_list(self, length: int | None = None) -> list[Model]:
         """All that are left, or at most ``length`` of them."""
         return list(itertools.islice(self, _checked(length)))
+
+    def to_frame(self, kind: Kind = "pandas") -> Any:
+        """All that are left as a table of pandas or polars, with a column for each field; docs/guide.md says of which types.
+
+        Raise `ConfigurationError` if the library is not installed, and what the loop raises.
+        """
+        table = self._table(kind)
+        for model in self:
+            table.add(model)  # type: ignore[arg-type]  # a model, metadata or a dict
+        return table.frame()
 
     def first(self) -> Model | None:
         """The first that is left, or None. Then the cursor is closed."""
@@ -179,6 +239,12 @@ class AsyncCursor(_Cursor[Model]):
 
     def __aiter__(self) -> AsyncIterator[Model]:
         return self
+
+    def __getitem__(self, index: slice[Any, Any, Any]) -> Self:
+        """``cursor[10:20]``: this cursor with ``skip`` and ``limit``. One has to be awaited: ``await cursor.skip(2).first()``."""
+        if not isinstance(index, slice):  # and not an IndexError, which would end a ``for`` that lacks its ``async``
+            raise TypeError("nothing is awaited in cursor[2]: await cursor.skip(2).first(), or loop with async for")
+        return self._sliced(index)
 
     async def __anext__(self) -> Model:
         """The next model. Raise `EnvelopeError` or `UnknownKeyError`, with the ``_id``, for one that does not open."""
@@ -217,6 +283,13 @@ class AsyncCursor(_Cursor[Model]):
         while len(models) != enough and (model := await anext(self, None)) is not None:
             models.append(model)
         return models
+
+    async def to_frame(self, kind: Kind = "pandas") -> Any:
+        """See `Cursor.to_frame`. The table is put together in a thread."""
+        table = self._table(kind)
+        async for model in self:
+            table.add(model)  # type: ignore[arg-type]  # a model, metadata or a dict
+        return await asyncio.to_thread(table.frame)
 
     async def first(self) -> Model | None:
         """The first that is left, or None. Then the cursor is closed."""

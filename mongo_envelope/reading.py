@@ -60,6 +60,7 @@ class Found:
     # Of what is sifted, the driver's cursor must not skip and limit:
     skip: int = 0
     limit: int = 0  #: none if 0
+    offset: int = 0  #: the first that is asked for, whoever leaves out those before it
     given: int = 0
     waiting: Iterator[Any] = field(default_factory=lambda: iter(()))  #: what has come, and not been opened yet
     untold: Any = None  #: what functions of the user's are still to be told: an error, or a model
@@ -169,6 +170,7 @@ class Reading(Flows[Model]):
         check_on_invalid(on_invalid)
         compiled, found, options = self._question(where, sort, options)
         found.on_invalid = on_invalid
+        found.offset = options.get("skip") or 0
         if compiled.sift is not None:
             found.skip = checked_count(options.pop("skip", 0))
             found.limit = abs(checked_count(options.pop("limit", 0), least=-_MOST))

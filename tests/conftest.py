@@ -69,6 +69,10 @@ class Either:
     async def _either(found: Any, *args: Any, **options: Any) -> Either:
         return Either(await settle(found(*args, **options)))
 
+    def __getitem__(self, index: Any) -> Any:
+        found = self.inner[index]
+        return self if found is self.inner else found
+
     def __aiter__(self) -> Self:
         return self
 

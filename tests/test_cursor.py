@@ -22,6 +22,7 @@ from pymongo.errors import InvalidOperation, OperationFailure
 from test_flows import Commands
 
 from mongo_envelope import (
+    Bucket,
     EnvelopeError,
     IntegrityError,
     KeyRing,
@@ -29,6 +30,7 @@ from mongo_envelope import (
     Queryable,
     QueryError,
     Repository,
+    Sensitive,
     UnknownKeyError,
     embedded,
 )
@@ -367,3 +369,100 @@ def test_a_client_that_decrypts_by_itself_is_asked_for_documents(server: embedde
         assert [each.id for each in items.find(sort="id", batch_size=2)] == [0, 1, 2, 3, 4]
         assert [each.id for each in items.load_many([3, 1])] == [3, 1]
         assert items.verify() == 5
+
+
+# --- slices ----------------------------------------------------------------------------------------------------------------
+
+
+class Aged(Item):
+    """`Item`, of which a range is answered after decryption."""
+
+    age: Annotated[int, Sensitive(index=Bucket(width=10, low=0, high=100))] = 0
+
+
+def cursor_of(items: Any, who: str, **options: Any) -> Any:
+    """Over ten in order; sifted by the server, or after decryption."""
+    return items.find({} if who == "server" else {"age": {"$lt": 55}}, sort="id", **options)
+
+
+async def with_aged(driver: Driver) -> Any:
+    items = driver.repository(Aged)
+    await items.save_many([Aged(id=number, age=number) for number in range(10)])
+    return items
+
+
+async def ids(cursor: Any) -> list[int]:
+    return [each.id for each in await cursor.to_list()]
+
+
+@pytest.mark.parametrize("who", ["server", "sifted"])
+async def test_a_slice_is_skip_and_limit(driver: Driver, who: str) -> None:
+    """The same cursor; it takes the place of what was set before, as in pymongo."""
+    items, everything = await with_aged(driver), list(range(10))
+    for part in (slice(2, 5), slice(None, 3), slice(8, None), slice(None), slice(4, 4), slice(0, 0), slice(8, 99), slice(99, 100)):
+        cursor = cursor_of(items, who)
+        assert cursor[part] is cursor
+        assert await ids(cursor) == everything[part]
+        assert await ids(cursor_of(items, who, skip=3, limit=1)[part]) == everything[part]
+    assert await ids(cursor_of(items, who)[4:4].limit(2)) == [4, 5]
+    assert await ids(cursor_of(items, who)[4:4][5:6]) == [5]
+    assert await ids(cursor_of(items, who)[2:6].skip(3)) == [3, 4, 5, 6]
+    assert await cursor_of(items, who)[3:3].first() is None
+    assert (await cursor_of(items, who)[3:5].first()).id == 3
+
+
+@pytest.mark.parametrize("who", ["server", "sifted"])
+@pytest.mark.parametrize("part", [slice(-1, None), slice(None, -1), slice(5, 2), slice(0, 4, 2)], ids=str)
+async def test_other_slices_are_refused(driver: Driver, who: str, part: slice[Any, Any, Any]) -> None:
+    """Negative ones, backwards, and with a step."""
+    with pytest.raises(IndexError, match="sliced forwards"):
+        cursor_of(await with_aged(driver), who)[part]
+
+
+@pytest.mark.parametrize("who", ["server", "sifted"])
+async def test_one_document_by_its_place(driver: Driver, who: str) -> None:
+    """Over the sync driver, from where skip has set the start, whatever the limit; the cursor itself is not touched."""
+    items = await with_aged(driver)
+    cursor = cursor_of(items, who, skip=2, limit=1)
+    if driver.is_async:
+        with pytest.raises(TypeError, match=r"await cursor\.skip"):
+            cursor[2]
+        with pytest.raises(TypeError, match="async for"):
+            list(cursor.inner)
+        return
+    assert [cursor[place].id for place in (0, 3, 7)] == [2, 5, 9]
+    assert await ids(cursor) == [2]
+    with pytest.raises(InvalidOperation):
+        cursor[0]
+    cursor = cursor_of(items, who)
+    for wrong, error in ((10, IndexError), (-1, IndexError), ("2", TypeError), (1.5, TypeError), (True, TypeError)):
+        with pytest.raises(error):
+            cursor[wrong]
+    assert cursor.skip(4)[1].id == 5
+    assert cursor[3:3][1].id == 4
+
+
+async def test_one_document_that_does_not_open(driver: Driver, database: Db) -> None:
+    """It raises, or where such documents are skipped, the next one that opens is given, as by `first`."""
+    items = await with_items(driver)
+    if driver.is_async:
+        return
+    database.customers.update_one({"_id": 2}, {"$set": {"rank": 0}})
+    with pytest.raises(IntegrityError):
+        items.find(sort="id")[2]
+    assert items.find(sort="id", on_invalid="skip")[2].id == 3
+
+
+async def test_what_comes_out_of_a_pipeline_is_not_sliced(driver: Driver) -> None:
+    """It is shaped by the pipeline; and a cursor that has begun is not sliced either."""
+    items = await with_items(driver)
+    pipeline = await items.aggregate([{"$match": {"rank": 0}}])
+    with pytest.raises(QueryError, match="put \\$skip into it"):
+        pipeline[1:2]
+    if not driver.is_async:
+        with pytest.raises(QueryError, match="put \\$skip into it"):
+            pipeline[1]
+    cursor = items.find()
+    await anext(cursor)
+    with pytest.raises(InvalidOperation):
+        cursor[1:2]

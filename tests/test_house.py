@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 MODULES = ["mongo_envelope", *(found.name for found in pkgutil.walk_packages(mongo_envelope.__path__, "mongo_envelope."))]
 #: What only extras and development bring.
 OPTIONAL = (
-    *("rich", "faker", "pycurl", "fiftyone", "hypothesis", "pytest", "email_validator", "motor", "numpy", "pandas"),
+    *("rich", "faker", "pycurl", "fiftyone", "hypothesis", "pytest", "email_validator", "motor", "numpy", "pandas", "polars"),
     *("beanie", "matplotlib", "psutil", "pymongocrypt"),
 )
 

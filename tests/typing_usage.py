@@ -27,6 +27,7 @@ from mongo_envelope import (
     ChangeStream,
     Cursor,
     DocumentCodec,
+    Hooks,
     IntegrityError,
     KeyRing,
     Queryable,
@@ -84,6 +85,29 @@ def transactions_and_streams(customers: Repository[Customer], ada: Customer) -> 
     customers.watch(resume_after=stream.resume_token).close()
 
 
+class Audit(Hooks[BaseModel]):
+    """For any model."""
+
+    def before_load(self, what: Any) -> None:
+        """A plain method."""
+
+
+class Stamp(Hooks[Customer]):
+    """For one model, and for an `AsyncRepository`."""
+
+    async def before_save(self, model: Customer) -> None:
+        """A coroutine function."""
+        model.notes = model.notes.strip()
+
+
+def with_hooks(client: MongoClient[dict[str, Any]], other: AsyncMongoClient[dict[str, Any]], keys: KeyRing) -> None:
+    """Hooks of either kind."""
+    audited = Repository(Customer, client.crm.customers, keys=keys, hooks=[Audit()])
+    assert_type(audited, Repository[Customer])
+    stamped = AsyncRepository(Customer, other.crm.customers, keys=keys, hooks=[Audit(), Stamp()])
+    assert_type(stamped, AsyncRepository[Customer])
+
+
 def synchronous(client: MongoClient[dict[str, Any]], keys: KeyRing, ada: Customer) -> None:
     """Everything over a MongoClient."""
     customers = Repository(Customer, client.crm.customers, keys=keys, context="customers", validate_on_save=True, padding="padme")
@@ -101,6 +125,9 @@ def synchronous(client: MongoClient[dict[str, Any]], keys: KeyRing, ada: Custome
     assert_type(iter(cursor), Iterator[Customer])
     assert_type(next(cursor), Customer)
     assert_type(cursor.to_list(), list[Customer])
+    assert_type(cursor[2], Customer)
+    assert_type(cursor[2:4], Cursor[Customer])
+    cursor.to_frame("polars")
     with customers.find(sort={"created_at": 1}) as each:
         assert_type(each, Cursor[Customer])
         for customer in each:
@@ -192,6 +219,8 @@ async def asynchronous(client: AsyncMongoClient[dict[str, Any]], keys: KeyRing, 
     assert_type(aiter(cursor), AsyncIterator[Customer])
     assert_type(await anext(cursor), Customer)
     assert_type(await cursor.to_list(), list[Customer])
+    assert_type(cursor[2:4], AsyncCursor[Customer])
+    await cursor.to_frame("pandas")
     assert_type([each async for each in cursor], list[Customer])
     async with customers.find() as each:
         assert_type(each, AsyncCursor[Customer])
