@@ -128,6 +128,11 @@ def _in_a_thread(work: Callable[[], list[Any]]) -> Future[list[Any]]:
     return future
 
 
+def _result_of(ahead: Future[list[Any]]) -> list[Any]:
+    wait([ahead])
+    return ahead.result()
+
+
 def _seen(task: asyncio.Task[Any]) -> None:
     """Nobody may ask for the result of a cursor that was left: then its error is not worth a warning."""
     if not task.cancelled():
@@ -145,7 +150,7 @@ def _checked(length: int | None) -> int | None:
 
 
 class Cursor(_Cursor[Model]):
-    """What `Repository.find` gives. A document that does not open raises at its turn; ``next()`` goes on after it.
+    """What `Repository.find` gives. A document that does not open raises at its turn; ``next()`` goes on after it. For one thread.
 
     While the documents of one batch are opened, a thread waits for the next batch; not with a ``session``, which may be in use.
     """
@@ -187,8 +192,9 @@ class Cursor(_Cursor[Model]):
 
     def _fetch(self) -> bool:
         """The next documents, and ask for those after them. Whether there are any."""
-        ahead, self._ahead = self._ahead, None
-        documents = drive(self._flows.batch(self._found)) if ahead is None else ahead.result()
+        documents = drive(self._flows.batch(self._found)) if self._ahead is None else _result_of(self._ahead)
+        # Not before: Ctrl-C ends the wait, and not what is waited for; and after an error pymongo's cursor would give nothing more.
+        self._ahead = None
         self._found.waiting = iter(documents)
         if self._more_to_come(documents):
             self._ahead = _in_a_thread(lambda: drive(self._flows.batch(self._found)))
@@ -230,12 +236,15 @@ class Cursor(_Cursor[Model]):
 class AsyncCursor(_Cursor[Model]):
     """What `AsyncRepository.find` gives. A document that does not open raises at its turn; ``anext()`` goes on after it.
 
+    For one task.
+
     While the documents of one batch are opened, a task waits for the next batch; not with a ``session``, which may be in use. After
     two milliseconds of work other tasks have their turn.
     """
 
     _ahead: asyncio.Task[list[Any]] | None = None
     _since = 0.0  # when other tasks had their turn
+    _is_lost = False
 
     def __aiter__(self) -> AsyncIterator[Model]:
         return self
@@ -267,8 +276,14 @@ class AsyncCursor(_Cursor[Model]):
 
     async def _fetch(self) -> bool:
         """The next documents, and ask for those after them. Whether there are any."""
-        ahead, self._ahead = self._ahead, None
-        documents = await (self._flows.batch(self._found) if ahead is None else ahead)
+        if self._is_lost:
+            raise InvalidOperation("a task that waited for this cursor was cancelled, and what came then is lost: ask again")
+        try:
+            documents = await (self._flows.batch(self._found) if self._ahead is None else self._ahead)
+        except asyncio.CancelledError:  # which would look like the end of what there is
+            self._is_lost = True
+            raise
+        self._ahead = None  # an error stays: after it pymongo's cursor would say that there is no more
         self._since = perf_counter()
         self._found.waiting = iter(documents)
         if self._more_to_come(documents):

@@ -152,6 +152,8 @@ class DuplicateValueError(RepositoryError):
 class BulkSaveError(RepositoryError):
     """Of many documents some were not saved, with ``ordered=False``. ``.result.failed`` has an error for each of them."""
 
+    result: SaveResult = None  # type: ignore[assignment]  # it is there before this is raised
+
 
 @dataclass(frozen=True, slots=True)
 class SaveResult:

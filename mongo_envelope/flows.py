@@ -342,7 +342,7 @@ async def next_of(cursor: Any) -> Any:
 
 #: Documents in a batch, unless the caller says otherwise.
 _BATCH: Final = 1000
-_ASYNC_BATCH: Final = 500
+_ASYNC_BATCH: Final = 250
 _length: Final = struct.Struct("<i").unpack_from
 _ANY_DATE: Final[CodecOptions[RawBSONDocument]] = CodecOptions(
     document_class=RawBSONDocument, datetime_conversion=DatetimeConversion.DATETIME_MS

@@ -195,7 +195,7 @@ class Upkeep(Bulk[Model]):
         """Open every document that matches and compute again what stands in the clear; how many documents are right."""
         check_on_invalid(on_invalid)
         compiled = self._compiled(where, None)
-        cursor = batches(self.collection, compiled.server, collation=BYTE_BY_BYTE, session=session)
+        cursor = batches(self.collection, compiled.server, collation=BYTE_BY_BYTE, batch_size=_BATCH, session=session)
         asked, right = Asked(compiled.server), 0
         while documents := await self._naming_batch(cursor):
             for raw in documents:

@@ -248,8 +248,9 @@ async def test_an_error_of_the_server_comes_after_the_documents_before_it(
         fail_command(["getMore"], errorCode=8000)
         found = items.find(sort="id", batch_size=4)
         assert [(await anext(found)).id for _ in range(4)] == [0, 1, 2, 3]
-        with pytest.raises(OperationFailure):
-            await anext(found)
+        for _ in range(2):  # the second time, too: it is not the end
+            with pytest.raises(OperationFailure):
+                await anext(found)
         fail_command(["getMore"], errorCode=8000)
         found = items.find(sort="id", batch_size=4)
         assert (await anext(found)).id == 0
@@ -288,6 +289,8 @@ async def test_a_task_that_is_cancelled_while_it_waits(driver: Driver, server: e
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
+        with pytest.raises(InvalidOperation, match="was cancelled, and what came then is lost"):
+            await found.to_list()  # which would look like the end
         await found.close()
 
 
