@@ -219,6 +219,15 @@ async def test_the_event_loop_is_not_blocked(database: Db, async_client: AsyncMo
     assert len(set(sealed)) > 3  # others ran between one model and the next, several times within the one chunk
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """SIGINT is ignored, if the tests run in the background of a shell."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_while_a_chunk_travels(server: embedded.Server, database: Db, keys: KeyRing, fail_command: Fail) -> None:
     """The chunk is waited for, all instances know what they are, and then KeyboardInterrupt is raised."""
     with MongoClient[dict[str, Any]](server.uri, appName="fails") as client:
