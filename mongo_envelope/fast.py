@@ -223,6 +223,8 @@ class _Pattern:
             forms = [re.escape(bytes([kind])) + name + value for kind, value in _UNREAD.items()]
             first = self.add(b"(?:%s|\x02%s(.{4})([\x01-\x7f]*)\x00|\x09%s(.{8}))" % (b"|".join(forms), name, name))
             self.texts.append((first, first + 1))
+            if field.stored == "_id":
+                self.identity_of = _for_the_plain_way
             if not field.computed:
                 self.moments[field.name] = first + 2
         elif node.kinds == {"string"} and not {UUID, ObjectId, bytes} & {*node.types} and field.stored != "_id":
@@ -263,6 +265,11 @@ def _uuid_as_json(value: bytes) -> bytes:
 def _moment_as_json(value: bytes) -> bytes:
     """RFC 3339, in UTC, as pydantic writes it. If BSON has changed the moment, the payload has it, too, and comes behind."""
     return f'"{(_EPOCH + timedelta(0, 0, 0, _int64(value)[0])).isoformat()}Z"'.encode()
+
+
+def _for_the_plain_way(_: bytes) -> Any:
+    """An ``_id`` that no group holds whole."""
+    raise ValueError
 
 
 def _moment(value: bytes) -> Any:

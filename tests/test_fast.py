@@ -205,6 +205,15 @@ def test_a_moment_as_an_identity(milliseconds: int) -> None:
     assert of.open_bson(raw)[0] == moment
 
 
+@pytest.mark.parametrize("length", [1, 2, 4, 6, 257])
+def test_an_identity_of_two_types(length: int) -> None:
+    """Whatever the length of a text is, the ``_id`` is that text."""
+    of = codec(create_model("I", id=(UUID | str, ...), secret=(str, "s")))
+    raw = of.seal_bson(of.schema.model(id="a" * length))
+    agrees(of, raw)
+    assert of.open_bson(raw)[0] == "a" * length
+
+
 EVOLVED: dict[str, Any] = {
     "as before": datetime,
     "may be missing": datetime | None,
