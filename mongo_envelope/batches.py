@@ -22,7 +22,7 @@ from typing import Any, Final, Generic, Self, TypeVar
 from pydantic import BaseModel
 from pymongo.errors import PyMongoError
 
-from .bridge import drive
+from .bridge import SLICE, drive
 from .bulk import Bulk, Changes, Chunk, Run
 from .errors import QueryError, SaveResult, UpdateResult
 from .flows import END, Filter, in_transaction
@@ -35,8 +35,6 @@ Model = TypeVar("Model", bound=BaseModel)
 _REPEATS: Final = 12
 #: Seconds before a chunk is sent again after an error of the network.
 _RESENDS: Final = (0.05, 0.5)
-#: Seconds for which the event loop may be kept from others, at most, but for the time that one document takes.
-_SLICE: Final = 0.002
 
 
 def pauses(revision: str | None, session: Any) -> Iterator[float]:
@@ -282,7 +280,7 @@ class AsyncBulkWriter(_Writer[Model]):
             await self._breathe_now_and_then()
 
     async def _breathe_now_and_then(self) -> None:
-        if time.perf_counter() - self._since > _SLICE:
+        if time.perf_counter() - self._since > SLICE:
             await self._breathe()
 
     async def _breathe(self) -> None:

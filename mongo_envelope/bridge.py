@@ -14,11 +14,13 @@ What a flow must not do: hold a lock, gather, sleep, or use ``async for`` and ``
 from __future__ import annotations
 
 from collections.abc import Awaitable, Coroutine
-from typing import Any, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
-__all__ = ["drive", "settle"]
+__all__ = ["SLICE", "drive", "settle"]
 
 T = TypeVar("T")
+#: Seconds for which work may keep the event loop from other tasks, at most, but for the time that one document takes.
+SLICE: Final = 0.002
 
 
 async def settle(result: Awaitable[T] | T) -> T:

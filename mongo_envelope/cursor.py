@@ -13,11 +13,11 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future, wait
 from time import perf_counter
-from typing import Any, Final, Generic, Self, TypeVar, overload
+from typing import Any, Generic, Self, TypeVar, overload
 
 from pymongo.errors import InvalidOperation
 
-from .bridge import drive
+from .bridge import SLICE, drive
 from .errors import QueryError
 from .flows import END, SortKey
 from .frames import Kind, Table
@@ -99,7 +99,7 @@ class _Cursor(Generic[Model]):
             raise QueryError(f"what comes out of a pipeline is shaped by the pipeline: put {stage} into it")
 
     def _begin(self) -> None:
-        """What pymongo checks, of a cursor whose documents are counted here, because they are sifted."""
+        """What pymongo checks before it sets an option; some of them are kept here."""
         if self._cursor.retrieved or not self._cursor.alive:
             raise InvalidOperation("cannot set options after executing query")
 
@@ -137,10 +137,6 @@ def _seen(task: asyncio.Task[Any]) -> None:
     """Nobody may ask for the result of a cursor that was left: then its error is not worth a warning."""
     if not task.cancelled():
         task.exception()
-
-
-#: Seconds after which an asynchronous cursor lets other tasks have their turn.
-_SLICE: Final = 0.002
 
 
 def _checked(length: int | None) -> int | None:
@@ -257,7 +253,7 @@ class AsyncCursor(_Cursor[Model]):
 
     async def __anext__(self) -> Model:
         """The next model. Raise `EnvelopeError` or `UnknownKeyError`, with the ``_id``, for one that does not open."""
-        if perf_counter() - self._since > _SLICE:
+        if perf_counter() - self._since > SLICE:
             await self._let_others()
         while (model := self._flows.at_hand(self._found)) is WAIT:
             if self._found.untold is not None:

@@ -31,6 +31,7 @@ from .keys import KeyRing, is_kid
 __all__ = [
     "CODEC_OPTIONS",
     "RESERVED",
+    "TAG_HEADER",
     "Opened",
     "as_stored",
     "encode_document",
@@ -39,6 +40,7 @@ __all__ = [
     "open",
     "seal",
     "tag_of",
+    "tagged",
     "verify",
 ]
 
@@ -60,8 +62,9 @@ MAX_ELEMENTS: Final = 4096
 _LONGEST_ID: Final = 1024
 
 _INT32: Final = struct.Struct("<i")
-_TAG_HEADER: Final = b"\x05hmac\x00" + _INT32.pack(primitives.TAG_BYTES) + b"\x00"  # binary, subtype 0
-_TRAILER_BYTES: Final = len(_TAG_HEADER) + primitives.TAG_BYTES + 1  # 44: the hmac element and the closing zero
+#: What stands before the tag in the last element.
+TAG_HEADER: Final = b"\x05hmac\x00" + _INT32.pack(primitives.TAG_BYTES) + b"\x00"  # binary, subtype 0
+_TRAILER_BYTES: Final = len(TAG_HEADER) + primitives.TAG_BYTES + 1  # 44: the hmac element and the closing zero
 _VERSION_1: Final = b"\x10" + _INT32.pack(1)
 
 
@@ -91,9 +94,17 @@ def _seal_with(metadata: Mapping[str, Any], payload: bytes, *, keys: KeyRing, co
     _check_metadata(metadata)
     fields = {**metadata, "data": working.cipher.encrypt(iv, payload), "iv": iv, "kid": kid, "v": 1}
     # Code points sort as their UTF-8 bytes do, so sorting text is sorting bytewise. The first _id keeps its place.
-    signed = _encode({"_id": None, **{name: fields[name] for name in sorted(fields)}})[4:-1]
-    tag = working.authenticator.tag(signed)
-    return _INT32.pack(4 + len(signed) + _TRAILER_BYTES) + signed + _TAG_HEADER + tag + b"\x00"
+    return tagged(_encode({"_id": None, **{name: fields[name] for name in sorted(fields)}})[4:-1], working.authenticator)
+
+
+def tagged(signed: bytes, authenticator: primitives.Authenticator) -> bytes:
+    """The whole document of elements in the order of the format: its length before them, and the tag over them behind."""
+    return b"%b%b%b%b\x00" % (
+        _INT32.pack(4 + len(signed) + _TRAILER_BYTES),
+        signed,
+        TAG_HEADER,
+        authenticator.tag(signed),
+    )
 
 
 def open(raw: bytes, *, keys: KeyRing, context: str) -> Opened:
@@ -232,7 +243,7 @@ def _arrange(raw: bytes) -> tuple[bytes, dict[bytes, _Span]]:
         raw = raw[:4] + b"".join(raw[slice(*elements[name][::2])] for name in ordered) + b"\x00"
         elements = _walk(raw, {})
     start = len(raw) - _TRAILER_BYTES  # asked of the element: the last bytes may lie inside a longer binary
-    if b"hmac" not in elements or elements[b"hmac"][0] != start or not raw.startswith(_TAG_HEADER, start):
+    if b"hmac" not in elements or elements[b"hmac"][0] != start or not raw.startswith(TAG_HEADER, start):
         raise MalformedEnvelopeError("not a sealed document: it does not end in an hmac of 32 bytes")
     return raw, elements
 

@@ -36,7 +36,6 @@ __all__ = ["FastReader"]
 Model = TypeVar("Model", bound=BaseModel)
 
 _length: Final = struct.Struct("<i").unpack_from
-_HMAC: Final = b"\x05hmac\x00\x20\x00\x00\x00\x00"
 #: Regular expressions of elements; each group is numbered by `_Pattern`.
 _VERSION: Final = rb"\x10v\x00\x01\x00\x00\x00"
 _IV: Final = rb"\x05iv\x00\x10\x00\x00\x00\x00(.{16})"
@@ -97,7 +96,7 @@ class FastReader(Generic[Model]):
             # 1. The frame, and in it what the model seals, element by element. 2. The version is one of them.
             stop = len(raw) - 44
             before = self._before(raw, 4, stop)
-            if before is None or _length(raw)[0] != len(raw) or raw[-1] or raw[stop:-33] != _HMAC:
+            if before is None or _length(raw)[0] != len(raw) or raw[-1] or raw[stop:-33] != envelope.TAG_HEADER:
                 return None
             start = before.end()
             end = start + _length(raw, start - 5)[0]
@@ -121,7 +120,7 @@ class FastReader(Generic[Model]):
             if not payload.startswith(b'{"'):
                 return None
             # 6. One JSON object of metadata and payload, as `Schema.join` puts it together.
-            moments = b"".join([_member(name, found[place]) for name, place in self._moments if found[place] is not None])
+            moments = self._in_front(found) if self._moments else b""
             values = [found[place] if convert is None else convert(found[place]) for place, convert in self._places]
             model: Model = self._validate(self._template % (moments, *values) + payload[1:], context=LOAD)
             held = model.__dict__[self._identity]
@@ -130,6 +129,11 @@ class FastReader(Generic[Model]):
             return identity, raw[-33:-1], model
         except Exception:  # noqa: BLE001 - whatever it is, the plain way says it, and says it without a value
             return None
+
+    def _in_front(self, found: tuple[bytes, ...]) -> bytes:
+        """The moments of fields whose exact value comes behind, in the payload, if it is there."""
+        members = ((name, found[place]) for name, place in self._moments if found[place] is not None)
+        return b"".join(name + b":" + _moment_as_json(moment) + b"," for name, moment in members)
 
     def _learn(self, element: bytes) -> tuple[_Tag, _Decrypt]:
         """The two operations under the key that length and text of a kid name, as the plain way finds it. Raise what it raises."""
@@ -275,10 +279,6 @@ def _for_the_plain_way(_: bytes) -> Any:
 def _moment(value: bytes) -> Any:
     """As `bson.decode` gives it."""
     return bson.decode(b"\x0f\x00\x00\x00\x09\x00" + value + b"\x00", envelope.CODEC_OPTIONS)[""]
-
-
-def _member(name: bytes, moment: bytes) -> bytes:
-    return name + b":" + _moment_as_json(moment) + b","
 
 
 def _as_json(kind: int, value: bytes) -> bytes:

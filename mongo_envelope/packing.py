@@ -40,7 +40,6 @@ _int32: Final = struct.Struct("<i").pack
 _int64: Final = struct.Struct("<q").pack
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND: Final = timedelta(milliseconds=1)
-_HMAC: Final = b"\x05hmac\x00\x20\x00\x00\x00\x00"
 
 
 class FastWriter(Generic[Model]):
@@ -114,9 +113,8 @@ class FastWriter(Generic[Model]):
                 iv,
                 *elements[behind:],
             )
-            raw = b"%b%b%b%b\x00" % (_int32(len(signed) + 48), signed, _HMAC, working.authenticator.tag(signed))
             identity = values[self._identity]
-            return identity if self._project is None else self._project(identity), raw
+            return identity if self._project is None else self._project(identity), envelope.tagged(signed, working.authenticator)
         except Exception:  # noqa: BLE001 - whatever it is, the plain way says it, and says it without a value
             return None
 

@@ -299,7 +299,7 @@ async def test_other_tasks_have_their_turn_while_documents_are_opened(driver: Dr
     if not driver.is_async:
         return
     items = await with_items(driver, 200)
-    monkeypatch.setattr("mongo_envelope.cursor._SLICE", 0.0)
+    monkeypatch.setattr("mongo_envelope.cursor.SLICE", 0.0)
     turns = 0
 
     async def beside() -> None:

@@ -193,7 +193,7 @@ class Rewritten(Generic[Model]):
                 SchemaValidator(root.schema, CONFIG, _use_prebuilt=False),
                 is_shallow(root.schema),
                 moments,
-                SchemaSerializer(root.schema, CONFIG, _use_prebuilt=False),
+                SchemaSerializer(root.schema, CONFIG, _use_prebuilt=False) if moments else serializer,
             )
         except pydantic_core.SchemaError as error:
             problem = error
