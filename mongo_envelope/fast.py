@@ -8,6 +8,9 @@ tests/test_fast.py holds the two against each other. The order is the plain one:
 What a model seals is so regular that two regular expressions describe it: the elements up to the length of ``data``, and those
 behind ``data``. They are matched in C, and what they find goes into JSON as it stands: it is UTF-8 on both sides. What would need
 an escape there (a quote, a control character), and lists and documents in the clear, are left to the plain way.
+
+The steps are written down in `_OPEN`, with holes for what a model adds: its groups, its lengths and its values. `straight` compiles
+it, once for each model; `FastReader.source` is what is run.
 """
 
 from __future__ import annotations
@@ -16,7 +19,8 @@ import hmac
 import json
 import re
 import struct
-from collections.abc import Callable
+from binascii import hexlify
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final, Generic, TypeVar
 from uuid import UUID
@@ -28,14 +32,17 @@ from pydantic import BaseModel
 from . import envelope
 from .errors import EnvelopeError, KeyUnavailableError
 from .keys import KeyRing
+from .lossless.leaves import is_alone
 from .lossless.reading import LOAD
 from .schema import Schema, StoredField
+from .straight import function
 
 __all__ = ["FastReader"]
 
 Model = TypeVar("Model", bound=BaseModel)
 
 _length: Final = struct.Struct("<i").unpack_from
+_int64: Final = struct.Struct("<q").unpack_from
 #: Regular expressions of elements; each group is numbered by `_Pattern`.
 _VERSION: Final = rb"\x10v\x00\x01\x00\x00\x00"
 _IV: Final = rb"\x05iv\x00\x10\x00\x00\x00\x00(.{16})"
@@ -46,16 +53,56 @@ _UNESCAPED: Final = rb'[^\x00-\x1f"\\]*'
 
 _Tag = Callable[[bytes], bytes]
 _Decrypt = Callable[[bytes, bytes], bytes]
+_Opened = tuple[Any, bytes, Any]
+
+#: How one document is opened. What stands in angle brackets a model fills in.
+_OPEN: Final = """\
+def open(raw, expected=b""):
+    try:
+        # 1. The frame, and in it what the model seals, element by element. 2. The version is one of them.
+        stop = len(raw) - 44
+        before = match_before(raw, 4, stop)
+        if before is None or raw[stop:-33] != TAG_HEADER or length(raw)[0] != len(raw) or raw[-1]:
+            return None
+        start = before.end()
+        end = start + length(raw, start - 5)[0]
+        after = match_after(raw, end, stop)
+        if after is None or end < start:
+            return None
+        <groups before data>, = before.groups()
+        <groups behind data>, = after.groups()
+        # 3. The key.
+        tag, decrypt = working.get(<kid>) or learn(<kid>)
+        # 4. The tag, in constant time; the right one gets no name. Before this line nothing is decoded.
+        found = raw[-33:-1]
+        if not compare_digest(tag(raw[4:stop]), found):
+            return None
+        # 5. The lengths that a regular expression cannot count; then decrypt.
+        if <a length is wrong>:
+            return None
+        payload = decrypt(<iv>, raw[start:end])
+        if payload[:2] != b'{"':
+            return None
+        # 6. One JSON object of metadata and payload, as `Schema.join` puts it together.
+        model = validate(METADATA % (<values>) + payload[1:], context=LOAD)
+        return <identity>, found, model
+    except Exception:  # whatever it is, the plain way says it, and says it without a value
+        return None
+"""
 
 
 class FastReader(Generic[Model]):
     """Reads documents of one model in one context. Safe to share between threads."""
 
+    #: ``open(raw, expected=b"")``: ``(_id, hmac, model)``, or None for a document that the plain way has to look at, as is one in
+    #: whose ``idx`` the element ``expected`` is not.
+    open: Callable[..., _Opened | None]
+
     def __init__(self, schema: Schema[Model], keys: KeyRing, context: str) -> None:
         """Describe a sealed document."""
         fields = {field.stored: field for field in schema.stored if field.stored != "_id"}
         own = {"iv": _IV, "kid": _KID, "v": _VERSION}
-        pattern = _Pattern()
+        pattern = _Pattern(alone=schema._plan.alone)
         pattern.add_field(schema.identity)
         for name in sorted([*fields, *own, "data", *(["idx"] if schema.blind else [])]):
             if name == "data":
@@ -67,73 +114,24 @@ class FastReader(Generic[Model]):
                 pattern.add(own[name], name)
             else:
                 pattern.add_field(fields[name])
-        self._before = re.compile(pattern.parts[0], re.DOTALL).match
-        self._after = re.compile(pattern.parts[1], re.DOTALL).fullmatch
-        self._texts = tuple(pattern.texts)
-        self._arrays = tuple(pattern.arrays)
-        self._idx = pattern.named.get("idx")
-        self._iv, self._kid = pattern.named["iv"], pattern.named["kid"]
-        spliced = [(name, pattern.spliced[name]) for field in schema.stored if (name := field.name) in pattern.spliced]
-        self._moments = tuple((json.dumps(name).encode(), place) for name, place in pattern.moments.items())
-        self._template = b"{%b" + b"".join(
-            json.dumps(name).encode().replace(b"%", b"%%") + (b':"%s",' if convert is None else b":%s,")
-            for name, (_, convert) in spliced
-        )
-        self._places = tuple(place for _, place in spliced)
-        self._identity = schema.identity.name
-        self._identity_of = pattern.identity_of
-        self._validate = schema._plan._validator.validate_json
+        #: How documents are opened, as text.
+        self.source = pattern.filled(_OPEN, [field.name for field in schema.stored])
         self._keys = keys
         self._context = context
         self._working: dict[bytes, tuple[_Tag, _Decrypt]] = {}  # by length and text of the kid
-
-    def open(self, raw: bytes, expected: bytes = b"") -> tuple[Any, bytes, Model] | None:
-        """``(_id, hmac, model)``, or None for a document that the plain way has to look at.
-
-        ``expected``: an element of ``idx``, without which a document is one of these.
-        """
-        try:
-            # 1. The frame, and in it what the model seals, element by element. 2. The version is one of them.
-            stop = len(raw) - 44
-            before = self._before(raw, 4, stop)
-            if before is None or _length(raw)[0] != len(raw) or raw[-1] or raw[stop:-33] != envelope.TAG_HEADER:
-                return None
-            start = before.end()
-            end = start + _length(raw, start - 5)[0]
-            after = self._after(raw, end, stop)
-            if after is None or end < start:
-                return None
-            found = before.groups() + after.groups()
-            # 3. The key.
-            iv, kid = found[self._iv], found[self._kid]
-            tag, decrypt = self._working.get(kid) or self._learn(kid)
-            # 4. The tag, in constant time; the right one gets no name. Before this line nothing is decoded.
-            if not hmac.compare_digest(tag(raw[4:stop]), raw[-33:-1]):
-                return None
-            # 5. The lengths that a regular expression cannot count; then decrypt.
-            for counted, text in self._texts:
-                if found[text] is not None and _length(found[counted])[0] != len(found[text]) + 1:
-                    return None
-            if self._idx is not None and not self._is_idx(found, expected):
-                return None
-            payload = decrypt(iv, raw[start:end])
-            if not payload.startswith(b'{"'):
-                return None
-            # 6. One JSON object of metadata and payload, as `Schema.join` puts it together.
-            moments = self._in_front(found) if self._moments else b""
-            values = [found[place] if convert is None else convert(found[place]) for place, convert in self._places]
-            model: Model = self._validate(self._template % (moments, *values) + payload[1:], context=LOAD)
-            held = model.__dict__[self._identity]
-            # What BSON holds is most often what the model holds. Making it again is for the rest.
-            identity = held if type(held) is UUID and held.bytes == found[0] else self._identity_of(found[0])
-            return identity, raw[-33:-1], model
-        except Exception:  # noqa: BLE001 - whatever it is, the plain way says it, and says it without a value
-            return None
-
-    def _in_front(self, found: tuple[bytes, ...]) -> bytes:
-        """The moments of fields whose exact value comes behind, in the payload, if it is there."""
-        members = ((name, found[place]) for name, place in self._moments if found[place] is not None)
-        return b"".join(name + b":" + _moment_as_json(moment) + b"," for name, moment in members)
+        names = {
+            "match_before": re.compile(pattern.parts[0], re.DOTALL).match,
+            "match_after": re.compile(pattern.parts[1], re.DOTALL).fullmatch,
+            "TAG_HEADER": envelope.TAG_HEADER,
+            "length": _length,
+            "working": self._working,
+            "learn": self._learn,
+            "compare_digest": hmac.compare_digest,
+            "METADATA": pattern.metadata,
+            "validate": schema._plan._validator.validate_json,
+            "LOAD": LOAD,
+        }
+        self.open = function("open", self.source, {**names, **pattern.names})
 
     def _learn(self, element: bytes) -> tuple[_Tag, _Decrypt]:
         """The two operations under the key that length and text of a kid name, as the plain way finds it. Raise what it raises."""
@@ -145,13 +143,6 @@ class FastReader(Generic[Model]):
         except (EnvelopeError, KeyUnavailableError):
             raise LookupError from None
         return self._working.setdefault(element, (working.authenticator.tag, working.cipher.decrypt))
-
-    def _is_idx(self, found: tuple[bytes, ...], expected: bytes) -> bool:
-        """Whether the lengths in ``idx`` and the names in its arrays are right, and the element that was asked for is there."""
-        idx = found[self._idx or 0]
-        if _length(idx)[0] != len(idx) or expected not in idx:
-            return False
-        return all(found[group] is None or _are_values(found[group], size) for group, size in self._arrays)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -183,33 +174,36 @@ _UNREAD: Final = {kind: value for kind, value in _SCALARS.items() if kind != _ST
 
 
 _EPOCH: Final = datetime(1970, 1, 1)  # noqa: DTZ001 - whose Z is written behind it
-_int64: Final = struct.Struct("<q").unpack_from
+#: Of a number beyond it, and of none up to it, pydantic knows that it is milliseconds.
+_SECONDS: Final = 20_000_000_000
 
 
 class _Pattern:
-    """Two regular expressions, put together element by element, and what their groups are."""
+    """Two regular expressions, put together element by element; and, of their groups g0, g1 …, what is done with each."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, alone: bool) -> None:
         self.parts = [b"", b""]  #: before the bytes of ``data``, and after them
-        self.named: dict[str, int] = {}  #: groups of ``iv``, ``kid`` and ``idx``
-        self.texts: list[tuple[int, int]] = []  #: groups of a length and of the text that is so long
-        self.arrays: list[tuple[int, int]] = []  #: groups of arrays in ``idx``, and the size of their values
-        #: field → the group of its value, and what makes JSON of it; None for a text, which is JSON but for its quotes
-        self.spliced: dict[str, tuple[int, Callable[[bytes], bytes] | None]] = {}
-        self.identity_of: Callable[[bytes], Any] = _identity  #: makes the ``_id`` of the group of its value
-        #: field → the group of a moment that stands before the payload, which may have it, too: as in `Schema.join`
-        self.moments: dict[str, int] = {}
+        self.metadata = b""  #: the values in the clear as JSON, with a place for each
+        self.names: dict[str, Any] = {"hexlify": hexlify, "int64": _int64, "moment": _moment_as_json, "brief": _moment_in_brief}
+        self._alone = alone
+        self._groups: list[list[str]] = [[], []]
+        self._own: dict[str, str] = {}  # the groups of ``iv`` and ``kid``
+        self._wrong: list[str] = []  # each true of a length that is wrong
+        #: field → its value in JSON, with a place for what an expression gives
+        self._values: dict[str, tuple[bytes, str]] = {}
+        self._moments: list[str] = []  # of fields whose exact value comes behind, in the payload, if it is there
+        self._identity = ""
         self._part = 0
-        self._groups = 0
 
-    def add(self, pattern: bytes, name: str = "") -> int:
-        """One element. The number of its first group."""
+    def add(self, pattern: bytes, name: str = "") -> list[str]:
+        """One element. Its groups."""
         self.parts[self._part] += pattern
-        first = self._groups
-        self._groups += re.compile(pattern).groups
-        if name:
-            self.named[name] = first
-        return first
+        first = len(self._groups[0]) + len(self._groups[1])
+        groups = [f"g{first + number}" for number in range(re.compile(pattern).groups)]
+        self._groups[self._part] += groups
+        if name and groups:
+            self._own[name] = groups[0]
+        return groups
 
     def cut(self) -> None:
         """What follows stands behind the bytes of ``data``."""
@@ -218,57 +212,103 @@ class _Pattern:
     def add_field(self, field: StoredField) -> None:
         """A field in the clear: a text, or one of several scalars."""
         name = re.escape(field.stored.encode()) + rb"\x00"
-        node = field.node
+        node, is_id = field.node, field.stored == "_id"
+        # What pydantic's parser alone looks at may come in the form that is written fastest.
+        alone = self._alone and is_alone(node.schema)
         if field.is_moment:
-            self.spliced[field.name] = self.add(rb"\x09%s(.{8})" % name), _moment_as_json
-            if field.stored == "_id":
-                self.identity_of = _moment
+            [group] = self.add(rb"\x09%s(.{8})" % name)
+            self._values[field.name] = b"%b", f"{'brief' if alone else 'moment'}({group})"
+            identity = f"{self._called('as_identity', _moment)}({group})"
         elif not field.spliced:
             forms = [re.escape(bytes([kind])) + name + value for kind, value in _UNREAD.items()]
-            first = self.add(b"(?:%s|\x02%s(.{4})([\x01-\x7f]*)\x00|\x09%s(.{8}))" % (b"|".join(forms), name, name))
-            self.texts.append((first, first + 1))
-            if field.stored == "_id":
-                self.identity_of = _for_the_plain_way
+            length, text, moment = self.add(b"(?:%s|\x02%s(.{4})([\x01-\x7f]*)\x00|\x09%s(.{8}))" % (b"|".join(forms), name, name))
+            self._wrong.append(f"{text} is not None and length({length})[0] != len({text}) + 1")
             if not field.computed:
-                self.moments[field.name] = first + 2
-        elif node.kinds == {"string"} and not {UUID, ObjectId, bytes} & {*node.types} and field.stored != "_id":
-            first = self.add(rb"\x02%s(.{4})(%s)\x00" % (name, _UNESCAPED))
-            self.texts.append((first, first + 1))
-            self.spliced[field.name] = first + 1, None
+                head = self._called("HEAD", json.dumps(field.name).encode() + b":")
+                self._moments.append(f"({head} + moment({moment}) + b',' if {moment} is not None else b'')")
+            identity = f"{self._called('as_identity', _for_the_plain_way)}({text})"
+        elif node.kinds == {"string"} and not {UUID, ObjectId, bytes} & {*node.types} and not is_id:
+            length, text = self.add(rb"\x02%s(.{4})(%s)\x00" % (name, _UNESCAPED))
+            self._wrong.append(f"length({length})[0] != len({text}) + 1")
+            self._values[field.name] = b'"%b"', text
+            return
         elif node.types == {UUID}:
-            self.spliced[field.name] = self.add(rb"\x05%s\x10\x00\x00\x00\x04(.{16})" % name), _uuid_as_json
-            if field.stored == "_id":
-                self.identity_of = lambda value: UUID(bytes=value)
+            [group] = self.add(rb"\x05%s\x10\x00\x00\x00\x04(.{16})" % name)
+            convert = "hexlify" if alone else self._called("as_json", _uuid_as_json)
+            self._values[field.name] = b'"%b"', f"{convert}({group})"
+            held = self._called("NAME", field.name)
+            # What BSON holds is what the model holds, where no function has come in between.
+            identity = f"model.__dict__[{held}]" if alone else f"{self._called('as_identity', _uuid)}({group})"
         else:
             forms = [re.escape(bytes([kind])) + name + value for kind, value in _SCALARS.items()]
+            [group] = self.add(b"(%s)" % b"|".join(forms))
             width = len(field.stored.encode()) + 2
-            self.spliced[field.name] = self.add(b"(%s)" % b"|".join(forms)), lambda element: _as_json(element[0], element[width:])
+            convert = self._called("as_json", lambda element: _as_json(element[0], element[width:]))
+            self._values[field.name] = b"%b", f"{convert}({group})"
+            identity = f"{self._called('as_identity', _identity)}({group})"
+        if is_id:
+            self._identity = identity
 
     def add_idx(self, schema: Schema[Any], keys: KeyRing) -> None:
         """``idx`` as this model seals it: a kid of ours, or several, and then values in the order of their names."""
         written = list(keys.written_index_keys)
         known = [*keys.index_keys, written] if len(written) > 1 else keys.index_keys
         kids = b"|".join(re.escape(bson.encode({"kid": each})[4:-1]) for each in known)
-        pattern, arrays = b"", []
+        pattern, sizes = b"", []
         for each in sorted(schema.blind, key=lambda each: each.name.encode()):
             size = each.bits // 8
             value = rb"%s\x00.{%d}" % (re.escape(size.to_bytes(4, "little")), size)
             name = re.escape(each.name.encode()) + rb"\x00"
             pattern += rb"(?:\x05%s%s|\x04%s(.{4}(?:\x05[0-9]++\x00%s)*+\x00))?" % (name, value, name, value)
-            arrays.append(size)
-        first = self.add(rb"\x03idx\x00(.{4}(?:%s)%s\x00)" % (kids, pattern), "idx")
-        self.arrays = [(first + 1 + number, size) for number, size in enumerate(arrays)]
+            sizes.append(size)
+        idx, *arrays = self.add(rb"\x03idx\x00(.{4}(?:%s)%s\x00)" % (kids, pattern))
+        self._wrong.append(f"length({idx})[0] != len({idx}) or expected not in {idx}")
+        are_values = self._called("are_values", _are_values)
+        self._wrong += [
+            f"{array} is not None and not {are_values}({array}, {size})" for array, size in zip(arrays, sizes, strict=True)
+        ]
+
+    def _called(self, name: str, value: Any) -> str:
+        """A name for something in the source."""
+        name = f"{name}{len(self.names)}"
+        self.names[name] = value
+        return name
+
+    def filled(self, source: str, order: Sequence[str]) -> str:
+        """The source of how a document is opened, once all elements are known; and `metadata`. ``order``: of fields."""
+        expressions = []
+        for field in order:
+            if field in self._values:
+                form, expression = self._values[field]
+                self.metadata += json.dumps(field).encode().replace(b"%", b"%%") + b":" + form + b","
+                expressions.append(expression)
+        self.metadata = b"{" + b"%b" * len(self._moments) + self.metadata
+        holes = {
+            "groups before data": ", ".join(self._groups[0]),
+            "groups behind data": ", ".join(self._groups[1]),
+            **self._own,
+            "a length is wrong": " or ".join(f"({each})" for each in self._wrong) or "False",
+            "values": "".join(f"{each}, " for each in [*self._moments, *expressions]),
+            "identity": self._identity,
+        }
+        return re.sub("<([a-z ]+)>", lambda hole: holes[hole[1]], source)
 
 
 def _uuid_as_json(value: bytes) -> bytes:
-    """RFC 9562, section 4."""
+    """RFC 9562, section 4, without quotes."""
     text = value.hex()
-    return f'"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"'.encode()
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}".encode()
 
 
 def _moment_as_json(value: bytes) -> bytes:
     """RFC 3339, in UTC, as pydantic writes it. If BSON has changed the moment, the payload has it, too, and comes behind."""
     return f'"{(_EPOCH + timedelta(0, 0, 0, _int64(value)[0])).isoformat()}Z"'.encode()
+
+
+def _moment_in_brief(value: bytes) -> bytes:
+    """The same moment for pydantic's parser alone: milliseconds, if it takes them for that."""
+    moment = _int64(value)[0]
+    return b"%d" % moment if not -_SECONDS <= moment <= _SECONDS else _moment_as_json(value)
 
 
 def _for_the_plain_way(_: bytes) -> Any:
@@ -284,7 +324,7 @@ def _moment(value: bytes) -> Any:
 def _as_json(kind: int, value: bytes) -> bytes:
     """A scalar of BSON as JSON. Raise `ValueError` for a text whose length is not the one that it says."""
     if kind == _BINARY:
-        return _uuid_as_json(value[5:])
+        return b'"' + _uuid_as_json(value[5:]) + b'"'
     if kind == _STRING:
         if _length(value)[0] != len(value) - 4:
             raise ValueError
@@ -294,6 +334,11 @@ def _as_json(kind: int, value: bytes) -> bytes:
     if kind == _OBJECT_ID:
         return b'"%s"' % value.hex().encode()
     return b"null" if kind == _NULL else b"true" if value[0] else b"false"
+
+
+def _uuid(value: bytes) -> UUID:
+    """An ``_id`` of this type."""
+    return UUID(bytes=value)
 
 
 def _identity(element: bytes) -> Any:

@@ -53,6 +53,12 @@ class Plan(Generic[Model]):
     moments: tuple[str, ...]  #: fields with moments that may be left out, too, if BSON keeps every one of them
     _without_moments: SchemaSerializer
 
+    @property
+    def alone(self) -> bool:
+        """Whether no function of the model's sees all of its values while it is loaded: none around it, and none after it."""
+        schema: Any = self.root.schema
+        return schema["type"] == "model" and not schema.get("post_init") and schema["schema"]["type"] == "model-fields"
+
     def dump(self, model: Model) -> bytes:
         """One UTF-8 JSON object: every field that is not left out. Raise `Misfit` for a value that cannot be kept."""
         try:

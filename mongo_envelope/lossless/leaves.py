@@ -24,7 +24,18 @@ from .reading import CONFIG, INSTEAD, JSON_KINDS, Raw, dumped, only
 if TYPE_CHECKING:
     from .rewrite import Rewriter
 
-__all__ = ["BYTE_SIZE", "SCALARS", "class_node", "enum_", "enum_values", "kept", "literal", "project_datetime", "scalar"]
+__all__ = [
+    "BYTE_SIZE",
+    "SCALARS",
+    "class_node",
+    "enum_",
+    "enum_values",
+    "is_alone",
+    "kept",
+    "literal",
+    "project_datetime",
+    "scalar",
+]
 
 _DECIMAL128: Final = decimal.Context(prec=34, rounding=decimal.ROUND_HALF_EVEN, Emin=-6143, Emax=6144, clamp=1, traps=[])
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -143,6 +154,15 @@ def _with_odd_offsets(schema: CoreSchema, cls: type[datetime | time]) -> CoreSch
             metadata=FLAT,
         ),
     )
+
+
+def is_alone(schema: Any) -> bool:
+    """Whether pydantic's own parser alone reads a UUID or a datetime, so that no function sees in which form it came."""
+    while schema["type"] == "default":
+        schema = schema["schema"]
+    if schema.get("metadata") == FLAT and schema["type"] == "union":
+        schema = schema["choices"][0]
+    return schema["type"] in ("uuid", "datetime")
 
 
 BYTE_SIZE: Final = Node(
