@@ -109,6 +109,8 @@ class DocumentCodec(Generic[Model]):
         self._keys = keys
         self.indexer = Indexer(self.schema.blind, keys, self.context)
         self._fast = FastReader(self.schema, keys, self.context)
+        #: As `open_bson`, if the short way will do and ``idx`` has the element ``expected``; otherwise None.
+        self.open_at_once: Callable[..., tuple[Any, bytes, Model] | None] = _never if verify_on_load else self._fast.open
         self._writer = FastWriter(self.schema, keys, self.context)
         self._validate_on_save = validate_on_save
         self._verify_on_load = verify_on_load
@@ -208,10 +210,6 @@ class DocumentCodec(Generic[Model]):
         """The verified ``_id`` and ``hmac``, and the model, from BSON. The short way where that will do: see `fast`."""
         return self.open_at_once(raw) or self.open_plainly(raw)
 
-    def open_at_once(self, raw: bytes, element: bytes = b"") -> tuple[Any, bytes, Model] | None:
-        """As `open_bson`, if the short way will do and ``idx`` has this element; otherwise None."""
-        return None if self._verify_on_load else self._fast.open(raw, element)
-
     def open_plainly(self, raw: bytes) -> tuple[Any, bytes, Model]:
         """As `open_bson`, by the plain way."""
         if self._verify_on_load:
@@ -280,6 +278,11 @@ class DocumentCodec(Generic[Model]):
         except (EnvelopeError, KeyUnavailableError) as error:
             error.about(document_id=envelope.identify(raw))
             raise
+
+
+def _never(raw: bytes, expected: bytes = b"") -> None:
+    """Where every document has to be looked at more closely than the short way does."""
+    del raw, expected
 
 
 def _agree(expected: Any, stored: Any, *, whole: bool) -> bool:

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import dataclasses
 import itertools
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future, wait
@@ -148,10 +149,12 @@ def _checked(length: int | None) -> int | None:
 class Cursor(_Cursor[Model]):
     """What `Repository.find` gives. A document that does not open raises at its turn; ``next()`` goes on after it. For one thread.
 
-    While the documents of one batch are opened, a thread waits for the next batch; not with a ``session``, which may be in use.
+    While the documents of one batch are opened, a thread waits for the next batch, where an answer takes so long that this helps;
+    not with a ``session``, which may be in use.
     """
 
     _ahead: Future[list[Any]] | None = None
+    _is_slow = False
 
     def __iter__(self) -> Iterator[Model]:
         return self
@@ -188,11 +191,17 @@ class Cursor(_Cursor[Model]):
 
     def _fetch(self) -> bool:
         """The next documents, and ask for those after them. Whether there are any."""
-        documents = drive(self._flows.batch(self._found)) if self._ahead is None else _result_of(self._ahead)
+        if self._ahead is not None:
+            documents = _result_of(self._ahead)
+        else:
+            began = perf_counter()
+            documents = drive(self._flows.batch(self._found))
+            # A thread with an answer gets the interpreter after this time: what is there sooner, it would bring later.
+            self._is_slow = perf_counter() - began > sys.getswitchinterval()
         # Not before: Ctrl-C ends the wait, and not what is waited for; and after an error pymongo's cursor would give nothing more.
         self._ahead = None
         self._found.waiting = iter(documents)
-        if self._more_to_come(documents):
+        if self._is_slow and self._more_to_come(documents):
             self._ahead = _in_a_thread(lambda: drive(self._flows.batch(self._found)))
         return bool(documents)
 
@@ -291,7 +300,11 @@ class AsyncCursor(_Cursor[Model]):
         """All that are left, or at most ``length`` of them."""
         models: list[Model] = []
         enough = _checked(length)
-        while len(models) != enough and (model := await anext(self, None)) is not None:
+        while len(models) != enough:
+            # Without a coroutine for each, as long as something is there and other tasks do not wait.
+            model = self._flows.at_hand(self._found) if perf_counter() - self._since <= SLICE else WAIT
+            if (model is WAIT or model is END) and (model := await anext(self, None)) is None:
+                break
             models.append(model)
         return models
 

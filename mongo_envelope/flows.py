@@ -134,7 +134,28 @@ class Flows(Generic[Model]):
     def open(self, raw: bytes, asked: Asked | AskedValue | None = None) -> tuple[Any, Model]:
         """Verify and open one document, and let the instance remember it. The verified ``_id``, and the model."""
         element = asked.element if isinstance(asked, AskedValue) else b""
-        opened = self.codec.open_at_once(raw, element)
+        return self._known(raw, self.codec.open_at_once(raw, element), asked, element)
+
+    def opener(self, asked: Asked | AskedValue | None) -> Callable[[bytes], Model]:
+        """`open` for many documents that answer one question: what does not change is looked up once. Gives the model alone."""
+        element = asked.element if isinstance(asked, AskedValue) else b""
+        open_at_once, place = self.codec.open_at_once, self.place
+        simply = not self._shard_key and (asked is None or bool(element))
+
+        def open_one(raw: bytes) -> Model:
+            opened = open_at_once(raw, element)
+            if opened is None or not simply:
+                return self._known(raw, opened, asked, element)[1]
+            identity, tag, model = opened
+            remember(model, place, identity, tag)
+            return model
+
+        return open_one
+
+    def _known(
+        self, raw: bytes, opened: tuple[Any, bytes, Model] | None, asked: Asked | AskedValue | None, element: bytes
+    ) -> tuple[Any, Model]:
+        """What is opened already, or has to be the plain way. It is what was asked for, and the instance remembers it."""
         if opened is None:
             opened = self._naming(self.codec.open_plainly, raw)
             element = b""
@@ -340,9 +361,9 @@ async def next_of(cursor: Any) -> Any:
         return END
 
 
-#: Documents in a batch, unless the caller says otherwise.
-_BATCH: Final = 1000
-_ASYNC_BATCH: Final = 250
+#: Documents in a batch, unless the caller says otherwise. Those of 1 KB in larger batches take longer each: memory is mapped anew.
+_BATCH: Final = 512
+_ASYNC_BATCH: Final = 256
 _length: Final = struct.Struct("<i").unpack_from
 _ANY_DATE: Final[CodecOptions[RawBSONDocument]] = CodecOptions(
     document_class=RawBSONDocument, datetime_conversion=DatetimeConversion.DATETIME_MS

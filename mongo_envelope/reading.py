@@ -64,6 +64,7 @@ class Found:
     given: int = 0
     waiting: Iterator[Any] = field(default_factory=lambda: iter(()))  #: what has come, and not been opened yet
     untold: Any = None  #: what functions of the user's are still to be told: an error, or a model
+    opener: Callable[[bytes], Any] | None = None  #: how each document is opened, if that is all that there is to do
 
     def again(self, identity: Any) -> None:
         """It is one document that is asked for: let the hooks be told so."""
@@ -176,8 +177,14 @@ class Reading(Flows[Model]):
             found.limit = abs(checked_count(options.pop("limit", 0), least=-_MOST))
         found.cursor = batches(self.collection, compiled.server, session=session, **options)
         self._announce(found, where)
+        found.opener = self._opener(found)
         found.ahead = session is None  # which two threads must not use at once, and the loop around the cursor may
         return found
+
+    def _opener(self, found: Found) -> Callable[[bytes], Model] | None:
+        """How each document is opened, if it is handed out as a model as it is, and nobody is told of one that is wrong."""
+        more = found.metadata or found.sift is not None or found.tells or self.hooks.integrity_failure
+        return None if more or found.on_invalid != "raise" else self.opener(found.asked)
 
     def _announce(self, found: Found, what: Any) -> None:
         """Let the hooks be told of what comes out of a cursor, if that is models."""
@@ -234,6 +241,14 @@ class Reading(Flows[Model]):
         """The next model of what has come; `WAIT` if there is none, or the user is to be told; `END` if no more is wanted."""
         if found.limit and found.given >= found.limit:
             return END
+        if found.opener is None:
+            return self._sorted_out(found)
+        for document in found.waiting:
+            return found.opener(document)
+        return WAIT
+
+    def _sorted_out(self, found: Found) -> Any:
+        """The same, where there is more to do than to open each document."""
         for document in found.waiting:
             try:
                 opened = self._opened(document, found)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -210,7 +211,13 @@ async def until(condition: Callable[[], bool]) -> None:
     pytest.fail("it did not happen within five seconds")
 
 
-async def test_the_next_batch_is_asked_for_while_one_is_opened(driver: Driver, server: embedded.Server) -> None:
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any answer takes longer than an interpreter needs to change threads."""
+    monkeypatch.setattr(sys, "getswitchinterval", lambda: 0.0)
+
+
+async def test_the_next_batch_is_asked_for_while_one_is_opened(driver: Driver, server: embedded.Server, slow: None) -> None:
     """One batch ahead, not more; and none with a session, which the loop around the cursor may be using."""
     await with_items(driver, 12)
     commands = Commands()
@@ -238,8 +245,25 @@ async def test_the_next_batch_is_asked_for_while_one_is_opened(driver: Driver, s
         await settle(session.end_session())
 
 
+async def test_no_thread_waits_for_what_is_there_sooner(
+    driver: Driver, server: embedded.Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a server next door answers would come later by a thread, which gets the interpreter only now and then."""
+    if driver.is_async:
+        return
+    monkeypatch.setattr(sys, "getswitchinterval", lambda: 3600.0)
+    await with_items(driver, 12)
+    commands = Commands()
+    async with driver.another_client(server.uri, event_listeners=[commands]) as client:
+        found = driver.repository(Item, driver.collection(client=client)).find(sort="id", batch_size=3)
+        assert (await anext(found)).id == 0
+        await asyncio.sleep(0.05)
+        assert not any("getMore" in each for each in commands.sent)
+        assert [each.id for each in await found.to_list()] == [*range(1, 12)]
+
+
 async def test_an_error_of_the_server_comes_after_the_documents_before_it(
-    driver: Driver, server: embedded.Server, fail_command: Any
+    driver: Driver, server: embedded.Server, fail_command: Any, slow: None
 ) -> None:
     """It was met ahead of its turn, and is raised in its turn."""
     async with driver.another_client(server.uri, appName="fails", heartbeatFrequencyMS=500) as client:
@@ -259,7 +283,7 @@ async def test_an_error_of_the_server_comes_after_the_documents_before_it(
         await asyncio.sleep(0.05)
 
 
-async def test_a_cursor_is_closed_while_it_fetches(driver: Driver, server: embedded.Server, fail_command: Any) -> None:
+async def test_a_cursor_is_closed_while_it_fetches(driver: Driver, server: embedded.Server, fail_command: Any, slow: None) -> None:
     """The answer is waited for: pymongo's cursor is for one thread at a time. What has come can still be read."""
     async with driver.another_client(server.uri, appName="fails", heartbeatFrequencyMS=500) as client:
         items = driver.repository(Item, driver.collection(client=client))
