@@ -302,7 +302,7 @@ class AsyncCursor(_Cursor[Model]):
         enough = _checked(length)
         while len(models) != enough:
             # Without a coroutine for each, as long as something is there and other tasks do not wait.
-            model = self._flows.at_hand(self._found) if perf_counter() - self._since <= SLICE else WAIT
+            model: Any = self._flows.at_hand(self._found) if perf_counter() - self._since <= SLICE else WAIT
             if (model is WAIT or model is END) and (model := await anext(self, None)) is None:
                 break
             models.append(model)

@@ -249,6 +249,8 @@ class Reading(Flows[Model]):
 
     def _sorted_out(self, found: Found) -> Any:
         """The same, where there is more to do than to open each document."""
+        if found.untold is not None:
+            return WAIT
         for document in found.waiting:
             try:
                 opened = self._opened(document, found)
