@@ -35,10 +35,10 @@ from .errors import (
     SaveResult,
     UpdateResult,
 )
-from .flows import END, Filter, as_document, in_transaction, next_of, raw_of
+from .flows import Filter, as_document, batches, in_transaction
 from .places import identity_value
 from .provision import BYTE_BY_BYTE
-from .reading import Found, decoded
+from .reading import Found
 from .revision import ABSENT, FRESH, Revision, recall, remember
 from .writing import CHANGED, DELETED, Sealed, Writing, same_shard
 
@@ -303,11 +303,15 @@ class Bulk(Writing[Model]):
         if self.hooks.before_load:
             await self.before_load([wish.given for wish in wishes])
         where = {"_id": {"$in": [wish.identity for wish in wishes]}}
-        cursor, found = self._primary.find(where, collation=BYTE_BY_BYTE, session=run.session), {}
-        while (document := await next_of(cursor)) is not END:
-            raw = raw_of(document)
-            found[self.key_of(decoded(raw).get("_id"))] = raw
+        cursor = batches(self._primary, where, collation=BYTE_BY_BYTE, session=run.session)
+        found: dict[Any, Any] = {}
+        while documents := await self._naming_batch(cursor):
+            found |= {self._key_in(raw): raw for raw in documents}
         return found
+
+    def _key_in(self, raw: bytes) -> Any:
+        """`key_of` what was found. But for the ``_id`` nothing is decoded: a document that is no BSON does not hide the others."""
+        return self.key_of(envelope.identify(raw, longest=len(raw)))
 
     async def enter_wished(self, run: Run, chunk: Chunk, wish: Wish, found: Mapping[Any, Any]) -> None:
         """Open one of them, and let it wait in the chunk with its changes."""
@@ -498,14 +502,14 @@ class Bulk(Writing[Model]):
         return ReplaceOne(self._where(item.identity, expected[0].shard) | guard, document, collation=BYTE_BY_BYTE)
 
     async def _stored_tags(self, items: Sequence[Item[Model]], session: Any) -> dict[Any, Any]:
-        """The ``hmac`` of each of these documents that is there."""
+        """The ``hmac`` of each of these documents that is there: empty, so that it is nobody's, where it is no tag."""
         where = {"_id": {"$in": [item.identity for item in items]}}
         fields = {"_id": 1, "hmac": 1}
-        cursor = self._primary.find(where, fields, collation=BYTE_BY_BYTE, batch_size=len(items) + 1, session=session)
-        stored = {}
-        while (document := await next_of(cursor)) is not END:
-            found = decoded(raw_of(document))
-            stored[self.key_of(found["_id"])] = found.get("hmac", b"")
+        options = {"collation": BYTE_BY_BYTE, "batch_size": len(items) + 1, "session": session}
+        cursor = batches(self._primary, where, projection=fields, **options)
+        stored: dict[Any, Any] = {}
+        while documents := await self._naming_batch(cursor):
+            stored |= {self._key_in(raw): envelope.stored_tag(raw) for raw in documents}
         return stored
 
     def _is_understood(self, problem: Mapping[str, Any]) -> bool:

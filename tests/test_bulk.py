@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Annotated, Any
 
 import pytest
 from bson import ObjectId
+from bson.errors import InvalidBSON
+from bson.raw_bson import RawBSONDocument
 from conftest import Driver, Proxy, saved
 from customer_model import Customer
 from pydantic import BaseModel
@@ -21,6 +24,7 @@ from mongo_envelope import (
     DocumentNotFoundError,
     DuplicateValueError,
     IntegrityError,
+    MalformedEnvelopeError,
     PayloadError,
     Queryable,
     QueryError,
@@ -30,6 +34,7 @@ from mongo_envelope import (
     UpdateResult,
     bulk,
     embedded,
+    envelope,
 )
 
 Db = Database[dict[str, Any]]
@@ -494,6 +499,134 @@ async def test_a_batch_that_ends_in_a_duplicate_and_in_an_unmet_write_concern(
         database.customers.delete_one({"_id": batch[0].id})  # as a rollback would
         await customers.save_many(batch[:2])
         assert await customers.count() == 3
+
+
+# --- a stored document that is no BSON ----------------------------------------------------------------------------------
+
+#: What MongoDB stores and Python cannot decode, as the type and the value of an element.
+UNREADABLE = {
+    "ill-formed text": b"\x02%b\x00\x02\x00\x00\x00\xff\x00",
+    "an ill-formed name beneath": b"\x03%b\x00\x0c\x00\x00\x00\x10\xff\x00\x01\x00\x00\x00\x00",
+    "an ill-formed pattern": b"\x0b%b\x00\xff\x00\x00",
+    "a UUID of one byte": b"\x05%b\x00\x01\x00\x00\x00\x04\x01",
+}
+
+
+def edit(database: Db, identity: int, name: str, how: str) -> None:
+    """Write past the repository what somebody with access to the database can write, and no driver makes."""
+    options: Any = envelope.CODEC_OPTIONS.with_options(document_class=RawBSONDocument)
+    raw = bytes(database.customers.with_options(options).find_one_and_delete({"_id": identity}).raw)
+    start, _, end = envelope._walk(raw, {})[name.encode()]
+    inside = raw[4:start] + UNREADABLE[how] % name.encode() + raw[end:]
+    database.customers.insert_one(RawBSONDocument((4 + len(inside)).to_bytes(4, "little") + inside))
+    with pytest.raises(InvalidBSON):
+        database.customers.find_one({"_id": identity})
+
+
+@pytest.mark.parametrize("how", UNREADABLE)
+@pytest.mark.parametrize("ordered", [True, False])
+@pytest.mark.parametrize("transaction", [False, True], ids=["", "in a transaction"])
+async def test_an_update_of_what_cannot_be_decoded(
+    driver: Driver, database: Db, how: str, *, ordered: bool, transaction: bool
+) -> None:
+    """It is the failure of that document alone: the others are updated, and told."""
+    repository = driver.repository(Counter)
+    await saved(repository, counters(*range(5)))
+    edit(database, 2, "group", how)
+    async with driver.transaction() if transaction else contextlib.nullcontext() as session:
+        with pytest.raises((IntegrityError, BulkSaveError)) as caught:  # noqa: PT012 - the block is what raises
+            async with repository.bulk(ordered=ordered, session=session) as writer:
+                for number in range(5):
+                    await writer.update(number, {"count": 1})
+    (failed,) = caught.value.result.failed
+    assert (type(failed), failed.index, failed.document_id) == (IntegrityError, 2, "2")
+    assert writer.result.replaced_count == (2 if ordered else 4)
+    assert {each: (await repository.load(each)).count for each in (0, 1, 3, 4)} == (
+        {0: 1, 1: 1, 3: 0, 4: 0} if ordered else dict.fromkeys((0, 1, 3, 4), 1)
+    )
+
+
+@pytest.mark.parametrize("how", UNREADABLE)
+@pytest.mark.parametrize("ordered", [True, False])
+async def test_a_conflict_with_a_tag_that_cannot_be_decoded(driver: Driver, database: Db, how: str, *, ordered: bool) -> None:
+    """It is somebody else's document, and what is written of the others is told, and known."""
+    repository = driver.repository(Counter)
+    models = await saved(repository, counters(*range(5)))
+    edit(database, 2, "hmac", how)
+    for model in models:
+        model.count = 1
+    with pytest.raises((RevisionConflictError, BulkSaveError)) as caught:
+        await repository.save_many(models, ordered=ordered)
+    (failed,) = caught.value.result.failed
+    assert (type(failed), failed.index, failed.document_id) == (RevisionConflictError, 2, "2")
+    assert caught.value.result.replaced_count == (2 if ordered else 4)
+    del models[2]
+    assert (await repository.save_many(models)).replaced_count == 4
+
+
+async def test_a_tag_that_cannot_be_decoded_in_a_transaction(driver: Driver, database: Db) -> None:
+    """There it makes no error of the server's, and the question is asked because fewer matched than were sent."""
+    repository = driver.repository(Counter)
+    models = await saved(repository, counters(*range(3)))
+    edit(database, 1, "hmac", "ill-formed text")
+    async with driver.transaction() as session:
+        with pytest.raises(BulkSaveError) as caught:
+            await repository.save_many(models, session=session, ordered=False)
+    assert [(each.index, type(each)) for each in caught.value.result.failed] == [(1, RevisionConflictError)]
+    assert (await repository.save_many([models[0], models[2]])).replaced_count == 2
+
+
+async def test_a_tag_that_is_null_is_somebody_elses(driver: Driver, database: Db) -> None:
+    """And not a document that is gone."""
+    repository = driver.repository(Counter)
+    models = await saved(repository, counters(1, 2))
+    database.customers.update_one({"_id": 1}, {"$set": {"hmac": None}})
+    for transaction in (contextlib.nullcontext, driver.transaction):
+        async with transaction() as session:
+            with pytest.raises(RevisionConflictError):
+                await repository.save_many(models, session=session)
+
+
+async def test_an_answer_that_is_no_bson_is_about_its_document(driver: Driver, proxy: Proxy, database: Db) -> None:
+    """A server that answers with elements of no type: the ids before them are read, and the others are written."""
+    async with driver.another_client(proxy.uri) as client:
+        repository = driver.repository(Counter, driver.collection(client=client))
+        models = await saved(repository, counters(*range(4)))
+        head = b"\x10_id\x00\x02\x00\x00\x00"
+        proxy.swap = (head + b"\x10count\x00", head + b"\x77count\x00")
+        with pytest.raises(BulkSaveError) as caught:  # noqa: PT012 - the block is what raises
+            async with repository.bulk(ordered=False) as writer:
+                for number in range(4):
+                    await writer.update(number, {"count": 1})
+        (failed,) = caught.value.result.failed
+        assert (type(failed), failed.index, failed.document_id) == (MalformedEnvelopeError, 2, "2")
+        assert stored(database) == {0: 1, 1: 1, 2: 0, 3: 1}
+        models = [await repository.load(number) if number != 2 else models[2] for number in range(4)]
+        await driver.repository(Counter).update(2, {"count": 7})
+        proxy.swap = (head + b"\x05hmac\x00", head + b"\x77hmac\x00")
+        with pytest.raises(BulkSaveError) as caught:
+            await repository.save_many(models, ordered=False)
+        (conflict,) = caught.value.result.failed
+        assert (type(conflict), conflict.index, conflict.document_id) == (RevisionConflictError, 2, "2")
+        assert caught.value.result.replaced_count == 3
+
+
+async def test_an_update_of_a_document_with_a_long_id(driver: Driver, database: Db) -> None:
+    """It is found by its ``_id``, however long that is."""
+
+    class Named(BaseModel):
+        id: str
+        count: int = 0
+
+    repository, names = driver.repository(Named), ["n" * 4000, "m" * 4000]
+    models = await saved(repository, [Named(id=each) for each in names])
+    async with repository.bulk() as writer:
+        for each in names:
+            await writer.update(each, {"count": 1})
+    assert writer.result.replaced_count == 2
+    with pytest.raises(BulkSaveError) as caught:
+        await repository.save_many(models, ordered=False)
+    assert [type(each) for each in caught.value.result.failed] == [RevisionConflictError] * 2
 
 
 # --- transactions -----------------------------------------------------------------------------------------------------
