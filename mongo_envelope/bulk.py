@@ -11,8 +11,9 @@ reply, one query for ``_id`` and ``hmac`` of the chunk tells.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Generic, TypeVar
 
@@ -132,6 +133,8 @@ class Run:
     failed: list[Failure] = field(default_factory=list)
     after: int = 0  #: how many were written of those that were given after the first that failed
     unmet: bool = False  #: a write concern was not met
+    #: What was under way when an error came: of these it is unknown whether they are written.
+    unsure: Sequence[Item[Any] | Wish] = ()
     where: Filter = None  #: of `update_many`
     untold: list[Any] = field(default_factory=list)  #: written ones that the hooks are still to be told of
     stopped: Failure | None = None  #: what has been raised
@@ -180,14 +183,24 @@ class Run:
         """What has been done up to now."""
         return self.result() if self.where is None else self.updated()
 
-    def note(self, error: BaseException, unsure: Sequence[Item[Any] | Wish] = ()) -> None:
+    @contextlib.contextmanager
+    def doubting(self, pending: Callable[[], Sequence[Item[Any] | Wish]]) -> Iterator[None]:
+        """While this is under way, an error makes it unknown whether it is written; but not that of a hook, called in between."""
+        try:
+            yield
+        except BaseException as error:
+            if isinstance(error, PyMongoError | EnvelopeError) or not isinstance(error, Exception):  # such as Ctrl-C, or cancelled
+                self.unsure = pending()
+            raise
+        self.unsure = ()
+
+    def note(self, error: BaseException) -> None:
         """Tell with an error that is not about one document what became of all, unless that is told already."""
         ours = error if isinstance(error, Failure | KeyUnavailableError) else None
         told = any(note.startswith(self.name) for note in getattr(error, "__notes__", ()))
         if told or (ours is not None and ours.result is not None):
             return
-        first, last = (unsure[0].index, unsure[-1].index) if unsure else (None, None)
-        unknown = "" if first is None else f" Of {_those(first, last)} it is unknown."
+        unknown = f" Of {_those(self.unsure)} it is unknown." if self.unsure else ""
         again = " Calling it again with the same instances is safe." if self.name == "save_many" else ""
         error.add_note(f"{self.name}: {self.done} documents had been written before this.{unknown}{again}")
         if ours is not None:
@@ -355,23 +368,26 @@ class Bulk(Writing[Model]):
         If there is something in `Chunk.again` after it, `repeat` that first, and then send the chunk again. Raise, in ordered mode,
         the first failure.
         """
+        deletes = bool(chunk.wishes)
         try:
-            if chunk.wishes:
-                await self._delete_wishes(run, chunk)
-            if not chunk.begun:
-                await self._begin(chunk, run.session)
-            while chunk.items and not chunk.again and not (run.ordered and (run.failed or chunk.doubtful)):
-                await self._send_some(run, chunk)
+            with run.doubting(lambda: chunk.items or chunk.wishes):
+                if deletes:
+                    await self._delete_wishes(run, chunk)
+                if not chunk.begun:
+                    await self._begin(chunk, run.session)
+                while chunk.items and not chunk.again and not (run.ordered and (run.failed or chunk.doubtful)):
+                    await self._send_some(run, chunk)
         except PyMongoError as error:
-            if chunk.wishes or in_transaction(run.session) or not _may_pass(error):
-                run.note(error, chunk.items or chunk.wishes)
+            if deletes or in_transaction(run.session) or not _may_pass(error):
+                run.note(error)
                 raise
             chunk.lost = error
             return error
         if chunk.again:
             return None
         if chunk.doubtful is not None and chunk.lost is not None:
-            run.note(chunk.lost, [chunk.doubtful])
+            run.unsure = [chunk.doubtful]
+            run.note(chunk.lost)
             raise chunk.lost
         if chunk.refused is not None and not run.failed:
             run.fail(chunk.refused)
@@ -527,12 +543,14 @@ class Bulk(Writing[Model]):
             result = await settle(self.collection.bulk_write(deletes, ordered=run.ordered, session=run.session))
             run.deleted += self.number_of(result.deleted_count)
             return
-        for wish in chunk.wishes:
+        while chunk.wishes:
+            wish = chunk.wishes[0]
             deleted, failed = False, None
             try:
                 deleted = await self.delete_untold(wish.given, revision=wish.revision, session=run.session)
             except RepositoryError as error:
                 failed = error
+            chunk.wishes = chunk.wishes[1:]
             if deleted:
                 run.deleted += 1
                 await self.after_delete(wish.given)
@@ -548,14 +566,15 @@ class Bulk(Writing[Model]):
         saved: Model | RevisionConflictError | None
         given = getattr(item.model, self.schema.identity.name)
         try:
-            if run.where is None:
-                saved = await self.update_untold(given, item.changes or {}, revision=None, session=run.session)
-            else:
-                saved = await self._update_if_it_matches(given, item.changes or {}, run)
+            with run.doubting(lambda: [item]):
+                if run.where is None:
+                    saved = await self.update_untold(given, item.changes or {}, revision=None, session=run.session)
+                else:
+                    saved = await self._update_if_it_matches(given, item.changes or {}, run)
         except (EnvelopeError, RepositoryError) as error:
-            failed = error
+            failed, run.unsure = error, ()
         except PyMongoError as error:
-            run.note(error, [item])
+            run.note(error)
             raise
         else:
             if isinstance(saved, RevisionConflictError):
@@ -626,7 +645,8 @@ def _place(failed: Failure) -> int:
     return failed.index or 0
 
 
-def _those(first: int, last: int | None) -> str:
+def _those(several: Sequence[Item[Any] | Wish]) -> str:
+    first, last = several[0].index, several[-1].index
     return f"that with index {first}" if first == last else f"those from index {first} to {last}"
 
 
