@@ -155,7 +155,7 @@ class Run:
         """What is raised at the end: in ordered mode the first error itself, otherwise one that has them all."""
         if not self.failed or self.stopped is not None:
             return self.stopped
-        were = "were saved"
+        were = f"were {self._did}"
         if in_transaction(self.session):
             were = "were written in the transaction, and will be undone if that is aborted"
         elif self.unmet:
@@ -164,15 +164,23 @@ class Run:
         if self.ordered:
             error = first
             after = f"; of those after it {self.after} were, too, in the same command" if self.after else ""
-            error.args = (f"{error.args[0]}. Of {self.name} the {self.done - self.after} before it {were}{after}",)
+            error.args = (f"{_sentence(error)}. Of {self.name} the {self.done - self.after} before it {were}{after}",)
         else:
             error = BulkSaveError(
                 f"{self.name}: {len(self.failed)} of {self.given} failed, and {self.done} {were}. result.failed has an error for "
-                f"each. The first: {first.args[0]}"
+                f"each. The first, of {_named(first)}: {_sentence(first)}"
             ).about(collection=first.collection)
         error.result = self.outcome()
         self.stopped = error
         return error
+
+    @property
+    def _did(self) -> str:
+        """What the documents are by now that nothing was wrong with."""
+        saved = self.inserted + self.replaced or self.name != "bulk"
+        if saved and not self.deleted:
+            return "saved"
+        return "deleted" if self.deleted and not saved else "saved or deleted"
 
     @property
     def done(self) -> int:
@@ -202,7 +210,8 @@ class Run:
             return
         unknown = f" Of {_those(self.unsure)} it is unknown." if self.unsure else ""
         again = " Calling it again with the same instances is safe." if self.name == "save_many" else ""
-        error.add_note(f"{self.name}: {self.done} documents had been written before this.{unknown}{again}")
+        written = "written or deleted" if self.deleted else "written"
+        error.add_note(f"{self.name}: {self.done} documents had been {written} before this.{unknown}{again}")
         if ours is not None:
             ours.result = self.outcome()
 
@@ -639,6 +648,15 @@ def _not_written(replaced: Sequence[Item[Any]], tags: Mapping[int, Any], missing
         return []
     gone = [item for item in replaced if tags[id(item)] is None]
     return gone if len(gone) >= missing else [item for item in replaced if tags[id(item)] != item.revision.tag]
+
+
+def _named(failed: Failure) -> str:
+    return f"index {failed.index}" + (f" and _id {failed.document_id}" if failed.document_id is not None else "")
+
+
+def _sentence(failed: Failure) -> str:
+    """What an error says, without which document it is about. One that a hook has raised may say nothing."""
+    return Exception.__str__(failed) or type(failed).__name__
 
 
 def _place(failed: Failure) -> int:

@@ -23,6 +23,7 @@ from mongo_envelope import (
     BulkSaveError,
     DocumentNotFoundError,
     DuplicateValueError,
+    Hooks,
     IntegrityError,
     MalformedEnvelopeError,
     PayloadError,
@@ -1016,6 +1017,72 @@ async def test_failures_of_every_kind(driver: Driver, database: Db, *, ordered: 
         async with repository.bulk() as bulk:
             await bulk.save(Counter(id=7))
     assert stored(database) == {0: 1, 1: 2, 2: 2, 4: 66, 7: 0}
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+@pytest.mark.parametrize(
+    ("saves", "deletes", "were"),
+    [(0, 2, "were deleted"), (2, 0, "were saved"), (2, 1, "were saved or deleted"), (0, 0, "were saved or deleted")],
+)
+async def test_what_was_done_is_said(driver: Driver, database: Db, saves: int, deletes: int, were: str, *, ordered: bool) -> None:
+    """Saved, deleted, or both; and a conflict of a delete is told as one."""
+    repository = driver.repository(Counter)
+    stale = await repository.save(Counter(id=0))
+    revision = repository.revision(stale)
+    await repository.update(0, {"count": 1})
+    await saved(repository, counters(10, 11))
+    with pytest.raises((RevisionConflictError, BulkSaveError)) as caught:  # noqa: PT012 - the block is what raises
+        async with repository.bulk(ordered=ordered) as bulk:
+            for number in range(1, 1 + saves):
+                await bulk.save(Counter(id=number))
+            for number in range(10, 10 + deletes):
+                await bulk.delete(number)
+            await bulk.delete(0, revision=revision)
+    said, place = str(caught.value), saves + deletes
+    assert f"{place} before it {were}" in said if ordered else f"1 of {place + 1} failed, and {place} {were}." in said
+    assert "not deleted: the document is of another revision" in said
+    assert "not saved" not in said
+    note = "written or deleted before" if deletes else "written before"
+    with pytest.raises(ZeroDivisionError) as interrupted:  # noqa: PT012 - the block is what raises
+        async with repository.bulk(batch_size=1) as bulk:
+            for number in range(20, 20 + deletes):
+                await repository.save(Counter(id=number))
+                await bulk.delete(number)
+            await bulk.save(Counter(id=30))
+            await bulk.save(Counter(id=31))
+            raise ZeroDivisionError
+    assert interrupted.value.__notes__ == [f"bulk: {deletes + 1} documents had been {note} this."]
+
+
+async def test_one_error_of_many_names_the_first(driver: Driver) -> None:
+    """By its index and its ``_id``, cut as in every error; and the index alone where there is no id to be named."""
+    repository = driver.repository(Counter)
+    await saved(repository, counters(3, 5))
+    with pytest.raises(BulkSaveError) as caught:
+        await repository.save_many(counters(1, 3, 5), ordered=False)
+    first = caught.value.result.failed[0]
+    assert str(caught.value) == (
+        "save_many: 2 of 3 failed, and 1 were saved. result.failed has an error for each. "
+        f"The first, of index 1 and _id 3: {first.args[0]} [collection customers]"
+    )
+    assert (caught.value.index, caught.value.document_id) == (None, None)
+    nameless = Counter(id=1)
+    nameless.id = [1]  # type: ignore[assignment]
+    with pytest.raises(BulkSaveError, match="The first, of index 0: "):
+        await repository.save_many([nameless], ordered=False)
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+async def test_a_hook_may_refuse_without_a_word(driver: Driver, *, ordered: bool) -> None:
+    """Then the kind of the error is the word."""
+
+    class Refusing(Hooks[Counter]):
+        def before_save(self, model: Counter) -> None:
+            raise PayloadError
+
+    with pytest.raises((PayloadError, BulkSaveError), match="PayloadError") as caught:
+        await driver.repository(Counter, hooks=[Refusing()]).save_many(counters(1), ordered=ordered)
+    assert caught.value.result.failed[0].index == 0
 
 
 async def test_bulk_repeats_an_update(driver: Driver, database: Db, monkeypatch: pytest.MonkeyPatch) -> None:
