@@ -296,18 +296,18 @@ def test_a_cancelled_task_says_what_is_unknown(
                 for place, model in enumerate(models):
                     if place == min(2 * SIZE, number) - 1:
                         await asyncio.sleep(0.1)  # what is under way by now has come back
-                        fail_command(["insert"], blockConnection=True, blockTimeMS=500)
+                        fail_command(["insert"], blockConnection=True, blockTimeMS=800)
                     yield model
 
             saving = asyncio.create_task(repository.save_many(given(), batch_size=SIZE))
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(0.5)
             saving.cancel()
             with pytest.raises(asyncio.CancelledError) as caught:
                 await saving
             first = 0 if number == SIZE else SIZE
             (note,) = caught.value.__notes__
             assert note == unknown(first)
-            await asyncio.sleep(0.4)
+            await asyncio.sleep(0.5)
             assert (await repository.save_many(models, batch_size=SIZE)).saved_count == number
 
     asyncio.run(flow())
@@ -329,7 +329,7 @@ def test_a_cancelled_update_says_what_is_unknown(
                 return await begin(flows, *args)
 
             async def repeat_slowly(flows: Any, *args: Any, **options: Any) -> Any:
-                fail_command(["update"], blockConnection=True, blockTimeMS=300)
+                fail_command(["update"], blockConnection=True, blockTimeMS=800)
                 return await repeat(flows, *args, **options)
 
             monkeypatch.setattr(Bulk, "_begin", begin_late)
@@ -338,7 +338,7 @@ def test_a_cancelled_update_says_what_is_unknown(
                 "update_many: 1 documents had been written before this. Of that with index 1 it is unknown."
             ]
             monkeypatch.undo()
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(0.5)
 
             async def delete() -> None:
                 async with repository.bulk() as bulk:
@@ -346,7 +346,7 @@ def test_a_cancelled_update_says_what_is_unknown(
                     for number in range(3):
                         await bulk.delete(number)
 
-            fail_command(["delete"], blockConnection=True, blockTimeMS=300)
+            fail_command(["delete"], blockConnection=True, blockTimeMS=800)
             assert await cancelled(delete()) == [
                 "bulk: 1 documents had been written before this. Of those from index 1 to 3 it is unknown."
             ]
@@ -366,7 +366,7 @@ def unknown(first: int) -> str:
 async def cancelled(saving: Any) -> list[str]:
     """The notes of what is raised in a task that is cancelled after a while."""
     task = asyncio.create_task(saving)
-    await asyncio.sleep(0.15)
+    await asyncio.sleep(0.4)
     task.cancel()
     with pytest.raises(asyncio.CancelledError) as caught:
         await task
