@@ -189,7 +189,7 @@ class BulkWriter(_Writer[Model]):
         while True:
             lost = drive(self._flows.send(self._run, chunk))
             if lost is not None:
-                time.sleep(_next_or_raise(resends, lost, self._run, chunk))
+                time.sleep(_next_or_raise(resends, lost, self._run))
             elif not chunk.again:
                 return
             else:
@@ -330,7 +330,7 @@ class AsyncBulkWriter(_Writer[Model]):
         while True:
             lost = await self._flows.send(self._run, chunk)
             if lost is not None:
-                await asyncio.sleep(_next_or_raise(resends, lost, self._run, chunk))
+                await asyncio.sleep(_next_or_raise(resends, lost, self._run))
             elif not chunk.again:
                 return
             else:
@@ -374,10 +374,10 @@ class AsyncBulkWriter(_Writer[Model]):
             await self._tell(None)
 
 
-def _next_or_raise(resends: Iterator[float], lost: PyMongoError, run: Run, chunk: Chunk) -> float:
+def _next_or_raise(resends: Iterator[float], lost: PyMongoError, run: Run) -> float:
     pause = next(resends, None)
     if pause is None:
-        run.note(lost, chunk.items)
+        run.note(lost)
         raise lost
     return pause
 

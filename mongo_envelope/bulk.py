@@ -11,8 +11,9 @@ reply, one query for ``_id`` and ``hmac`` of the chunk tells.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Generic, TypeVar
 
@@ -35,10 +36,10 @@ from .errors import (
     SaveResult,
     UpdateResult,
 )
-from .flows import END, Filter, as_document, in_transaction, next_of, raw_of
+from .flows import Filter, as_document, batches, in_transaction
 from .places import identity_value
 from .provision import BYTE_BY_BYTE
-from .reading import Found, decoded
+from .reading import Found
 from .revision import ABSENT, FRESH, Revision, recall, remember
 from .writing import CHANGED, DELETED, Sealed, Writing, same_shard
 
@@ -132,6 +133,8 @@ class Run:
     failed: list[Failure] = field(default_factory=list)
     after: int = 0  #: how many were written of those that were given after the first that failed
     unmet: bool = False  #: a write concern was not met
+    #: What was under way when an error came: of these it is unknown whether they are written.
+    unsure: Sequence[Item[Any] | Wish] = ()
     where: Filter = None  #: of `update_many`
     untold: list[Any] = field(default_factory=list)  #: written ones that the hooks are still to be told of
     stopped: Failure | None = None  #: what has been raised
@@ -152,7 +155,7 @@ class Run:
         """What is raised at the end: in ordered mode the first error itself, otherwise one that has them all."""
         if not self.failed or self.stopped is not None:
             return self.stopped
-        were = "were saved"
+        were = f"were {self._did}"
         if in_transaction(self.session):
             were = "were written in the transaction, and will be undone if that is aborted"
         elif self.unmet:
@@ -161,15 +164,23 @@ class Run:
         if self.ordered:
             error = first
             after = f"; of those after it {self.after} were, too, in the same command" if self.after else ""
-            error.args = (f"{error.args[0]}. Of {self.name} the {self.done - self.after} before it {were}{after}",)
+            error.args = (f"{_sentence(error)}. Of {self.name} the {self.done - self.after} before it {were}{after}",)
         else:
             error = BulkSaveError(
                 f"{self.name}: {len(self.failed)} of {self.given} failed, and {self.done} {were}. result.failed has an error for "
-                f"each. The first: {first.args[0]}"
+                f"each. The first, of {_named(first)}: {_sentence(first)}"
             ).about(collection=first.collection)
         error.result = self.outcome()
         self.stopped = error
         return error
+
+    @property
+    def _did(self) -> str:
+        """What the documents are by now that nothing was wrong with."""
+        saved = self.inserted + self.replaced or self.name != "bulk"
+        if saved and not self.deleted:
+            return "saved"
+        return "deleted" if self.deleted and not saved else "saved or deleted"
 
     @property
     def done(self) -> int:
@@ -180,16 +191,27 @@ class Run:
         """What has been done up to now."""
         return self.result() if self.where is None else self.updated()
 
-    def note(self, error: BaseException, unsure: Sequence[Item[Any] | Wish] = ()) -> None:
+    @contextlib.contextmanager
+    def doubting(self, pending: Callable[[], Sequence[Item[Any] | Wish]]) -> Iterator[None]:
+        """While this is under way, an error makes it unknown whether it is written; but not that of a hook, called in between."""
+        try:
+            yield
+        except BaseException as error:
+            if isinstance(error, PyMongoError | EnvelopeError) or not isinstance(error, Exception):  # such as Ctrl-C, or cancelled
+                self.unsure = pending()
+            raise
+        self.unsure = ()
+
+    def note(self, error: BaseException) -> None:
         """Tell with an error that is not about one document what became of all, unless that is told already."""
         ours = error if isinstance(error, Failure | KeyUnavailableError) else None
         told = any(note.startswith(self.name) for note in getattr(error, "__notes__", ()))
         if told or (ours is not None and ours.result is not None):
             return
-        first, last = (unsure[0].index, unsure[-1].index) if unsure else (None, None)
-        unknown = "" if first is None else f" Of {_those(first, last)} it is unknown."
+        unknown = f" Of {_those(self.unsure)} it is unknown." if self.unsure else ""
         again = " Calling it again with the same instances is safe." if self.name == "save_many" else ""
-        error.add_note(f"{self.name}: {self.done} documents had been written before this.{unknown}{again}")
+        written = "written or deleted" if self.deleted else "written"
+        error.add_note(f"{self.name}: {self.done} documents had been {written} before this.{unknown}{again}")
         if ours is not None:
             ours.result = self.outcome()
 
@@ -303,11 +325,15 @@ class Bulk(Writing[Model]):
         if self.hooks.before_load:
             await self.before_load([wish.given for wish in wishes])
         where = {"_id": {"$in": [wish.identity for wish in wishes]}}
-        cursor, found = self._primary.find(where, collation=BYTE_BY_BYTE, session=run.session), {}
-        while (document := await next_of(cursor)) is not END:
-            raw = raw_of(document)
-            found[self.key_of(decoded(raw).get("_id"))] = raw
+        cursor = batches(self._primary, where, collation=BYTE_BY_BYTE, session=run.session)
+        found: dict[Any, Any] = {}
+        while documents := await self._naming_batch(cursor):
+            found |= {self._key_in(raw): raw for raw in documents}
         return found
+
+    def _key_in(self, raw: bytes) -> Any:
+        """`key_of` what was found. But for the ``_id`` nothing is decoded: a document that is no BSON does not hide the others."""
+        return self.key_of(envelope.identify(raw, longest=len(raw)))
 
     async def enter_wished(self, run: Run, chunk: Chunk, wish: Wish, found: Mapping[Any, Any]) -> None:
         """Open one of them, and let it wait in the chunk with its changes."""
@@ -351,23 +377,26 @@ class Bulk(Writing[Model]):
         If there is something in `Chunk.again` after it, `repeat` that first, and then send the chunk again. Raise, in ordered mode,
         the first failure.
         """
+        deletes = bool(chunk.wishes)
         try:
-            if chunk.wishes:
-                await self._delete_wishes(run, chunk)
-            if not chunk.begun:
-                await self._begin(chunk, run.session)
-            while chunk.items and not chunk.again and not (run.ordered and (run.failed or chunk.doubtful)):
-                await self._send_some(run, chunk)
+            with run.doubting(lambda: chunk.items or chunk.wishes):
+                if deletes:
+                    await self._delete_wishes(run, chunk)
+                if not chunk.begun:
+                    await self._begin(chunk, run.session)
+                while chunk.items and not chunk.again and not (run.ordered and (run.failed or chunk.doubtful)):
+                    await self._send_some(run, chunk)
         except PyMongoError as error:
-            if chunk.wishes or in_transaction(run.session) or not _may_pass(error):
-                run.note(error, chunk.items or chunk.wishes)
+            if deletes or in_transaction(run.session) or not _may_pass(error):
+                run.note(error)
                 raise
             chunk.lost = error
             return error
         if chunk.again:
             return None
         if chunk.doubtful is not None and chunk.lost is not None:
-            run.note(chunk.lost, [chunk.doubtful])
+            run.unsure = [chunk.doubtful]
+            run.note(chunk.lost)
             raise chunk.lost
         if chunk.refused is not None and not run.failed:
             run.fail(chunk.refused)
@@ -498,14 +527,14 @@ class Bulk(Writing[Model]):
         return ReplaceOne(self._where(item.identity, expected[0].shard) | guard, document, collation=BYTE_BY_BYTE)
 
     async def _stored_tags(self, items: Sequence[Item[Model]], session: Any) -> dict[Any, Any]:
-        """The ``hmac`` of each of these documents that is there."""
+        """The ``hmac`` of each of these documents that is there: empty, so that it is nobody's, where it is no tag."""
         where = {"_id": {"$in": [item.identity for item in items]}}
         fields = {"_id": 1, "hmac": 1}
-        cursor = self._primary.find(where, fields, collation=BYTE_BY_BYTE, batch_size=len(items) + 1, session=session)
-        stored = {}
-        while (document := await next_of(cursor)) is not END:
-            found = decoded(raw_of(document))
-            stored[self.key_of(found["_id"])] = found.get("hmac", b"")
+        options = {"collation": BYTE_BY_BYTE, "batch_size": len(items) + 1, "session": session}
+        cursor = batches(self._primary, where, projection=fields, **options)
+        stored: dict[Any, Any] = {}
+        while documents := await self._naming_batch(cursor):
+            stored |= {self._key_in(raw): envelope.stored_tag(raw) for raw in documents}
         return stored
 
     def _is_understood(self, problem: Mapping[str, Any]) -> bool:
@@ -523,12 +552,14 @@ class Bulk(Writing[Model]):
             result = await settle(self.collection.bulk_write(deletes, ordered=run.ordered, session=run.session))
             run.deleted += self.number_of(result.deleted_count)
             return
-        for wish in chunk.wishes:
+        while chunk.wishes:
+            wish = chunk.wishes[0]
             deleted, failed = False, None
             try:
                 deleted = await self.delete_untold(wish.given, revision=wish.revision, session=run.session)
             except RepositoryError as error:
                 failed = error
+            chunk.wishes = chunk.wishes[1:]
             if deleted:
                 run.deleted += 1
                 await self.after_delete(wish.given)
@@ -544,14 +575,15 @@ class Bulk(Writing[Model]):
         saved: Model | RevisionConflictError | None
         given = getattr(item.model, self.schema.identity.name)
         try:
-            if run.where is None:
-                saved = await self.update_untold(given, item.changes or {}, revision=None, session=run.session)
-            else:
-                saved = await self._update_if_it_matches(given, item.changes or {}, run)
+            with run.doubting(lambda: [item]):
+                if run.where is None:
+                    saved = await self.update_untold(given, item.changes or {}, revision=None, session=run.session)
+                else:
+                    saved = await self._update_if_it_matches(given, item.changes or {}, run)
         except (EnvelopeError, RepositoryError) as error:
-            failed = error
+            failed, run.unsure = error, ()
         except PyMongoError as error:
-            run.note(error, [item])
+            run.note(error)
             raise
         else:
             if isinstance(saved, RevisionConflictError):
@@ -618,11 +650,21 @@ def _not_written(replaced: Sequence[Item[Any]], tags: Mapping[int, Any], missing
     return gone if len(gone) >= missing else [item for item in replaced if tags[id(item)] != item.revision.tag]
 
 
+def _named(failed: Failure) -> str:
+    return f"index {failed.index}" + (f" and _id {failed.document_id}" if failed.document_id is not None else "")
+
+
+def _sentence(failed: Failure) -> str:
+    """What an error says, without which document it is about. One that a hook has raised may say nothing."""
+    return Exception.__str__(failed) or type(failed).__name__
+
+
 def _place(failed: Failure) -> int:
     return failed.index or 0
 
 
-def _those(first: int, last: int | None) -> str:
+def _those(several: Sequence[Item[Any] | Wish]) -> str:
+    first, last = several[0].index, several[-1].index
     return f"that with index {first}" if first == last else f"those from index {first} to {last}"
 
 

@@ -39,6 +39,7 @@ __all__ = [
     "identify",
     "open",
     "seal",
+    "stored_tag",
     "tag_of",
     "tagged",
     "verify",
@@ -64,6 +65,7 @@ _LONGEST_ID: Final = 1024
 _INT32: Final = struct.Struct("<i")
 #: What stands before the tag in the last element.
 TAG_HEADER: Final = b"\x05hmac\x00" + _INT32.pack(primitives.TAG_BYTES) + b"\x00"  # binary, subtype 0
+_TAG_HEAD: Final = TAG_HEADER[:1] + TAG_HEADER[6:]  # the same without the name, as `_element` gives it
 _TRAILER_BYTES: Final = len(TAG_HEADER) + primitives.TAG_BYTES + 1  # 44: the hmac element and the closing zero
 _VERSION_1: Final = b"\x10" + _INT32.pack(1)
 
@@ -206,14 +208,17 @@ _ARRAY: Final = 0x04
 _Span = tuple[int, int, int]  # the element begins, its value begins, it ends
 
 
-def identify(raw: bytes) -> Any:
-    """The unverified ``_id`` of a raw document, for an error message; None where there is none to be read, or a very long one."""
+def identify(raw: bytes, *, longest: int = _LONGEST_ID) -> Any:
+    """The unverified ``_id`` of a raw document, and nothing else of it; None where there is none to be read, or a longer one.
+
+    By itself it is for an error message. Whoever is to find a document by it allows it to be as long as the document.
+    """
     elements: dict[bytes, _Span] = {}
     try:
         with contextlib.suppress(MalformedEnvelopeError):  # what stands before the fault is enough
             _walk(raw, elements)
         start, _, end = elements[b"_id"]
-        if end - start > _LONGEST_ID:
+        if end - start > longest:
             return None
         return bson.decode(_INT32.pack(end - start + 5) + raw[start:end] + b"\x00", CODEC_OPTIONS)["_id"]
     except (KeyError, BSONError):
@@ -223,6 +228,15 @@ def identify(raw: bytes) -> Any:
 def tag_of(raw: bytes) -> bytes:
     """The tag of a sealed document."""
     return raw[-primitives.TAG_BYTES - 1 : -1]
+
+
+def stored_tag(raw: bytes) -> bytes:
+    """The tag in a document that nobody has verified; empty where there is none to be read. Nothing is decoded."""
+    try:
+        element = _element(raw, _walk(raw, {}), b"hmac")
+    except MalformedEnvelopeError:
+        return b""
+    return element[len(_TAG_HEAD) :] if element.startswith(_TAG_HEAD) else b""
 
 
 def as_stored(value: Any) -> Any:

@@ -11,7 +11,7 @@ that could not be opened for another reason, such as a key service that does not
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final, Generic, Literal, Self, TypeVar, get_args
 
 import bson
@@ -25,7 +25,15 @@ from pymongo.read_concern import ReadConcern
 from . import envelope
 from .answer import Asked, AskedValue, same
 from .bridge import drive, settle
-from .errors import ConfigurationError, EnvelopeError, IntegrityError, MalformedEnvelopeError, QueryError, UnknownKeyError
+from .errors import (
+    ConfigurationError,
+    EnvelopeError,
+    IntegrityError,
+    MalformedEnvelopeError,
+    QueryError,
+    UnknownKeyError,
+    shortened,
+)
 from .flows import END, Filter, next_of, raw_of
 from .places import from_stored
 from .provision import BYTE_BY_BYTE
@@ -53,13 +61,17 @@ class Change(Generic[Model]):
     #: Of the document, in the type of the model's field; None where the event is about the whole collection.
     id: Any
     #: The document as it was written; None but for "insert" and "replace". It can be saved as if it had been loaded.
-    model: Model | None = field(repr=False)
+    model: Model | None
     #: The document as it was before, if that was asked for and the server has kept it.
-    before: Model | None = field(repr=False)
+    before: Model | None
     #: When, by the cluster's clock.
     cluster_time: Timestamp | None
     #: For ``watch(resume_after=…)``: the stream goes on after this event.
-    resume_token: dict[str, Any] = field(repr=False)
+    resume_token: dict[str, Any]
+
+    def __repr__(self) -> str:
+        """Without the documents, and with the ``_id`` as it stands in errors."""
+        return f"Change(operation={self.operation!r}, id={shortened(self.id)}, cluster_time={self.cluster_time!r})"
 
 
 @dataclass(slots=True)

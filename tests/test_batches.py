@@ -244,14 +244,15 @@ def test_ctrl_c_while_a_chunk_travels(server: embedded.Server, database: Db, key
         fail_command(["insert"], blockConnection=True, blockTimeMS=100)
         with pytest.raises(KeyboardInterrupt) as caught:
             repository.save_many(interrupted(), batch_size=SIZE)
-        assert caught.value.__notes__[0].startswith("save_many: 4 documents had been written before this.")
+        assert caught.value.__notes__[0].startswith("save_many: 4 documents had been written before this. Calling")
         assert repository.save_many(models) == SaveResult(26, 4)
 
         fail_command(["insert", "update"], blockConnection=True, blockTimeMS=300)
         threading.Timer(0.1, signal.raise_signal, [signal.SIGINT]).start()
         more = [Counter(id=each) for each in range(100, 110)]
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt) as caught:
             repository.save_many(more)  # one chunk: the command itself is interrupted
+        assert "0 documents had been written before this. Of those from index 0 to 9 it is unknown." in caught.value.__notes__[0]
         assert repository.save_many(more).saved_count == 10
         assert database.customers.count_documents({}) == 41
 
@@ -277,6 +278,117 @@ def test_a_cancelled_task(server: embedded.Server, database: Db, keys: KeyRing, 
             assert await repository.count({"count": 2}) == number
 
     asyncio.run(flow())
+
+
+@pytest.mark.parametrize("number", [SIZE, 5 * SIZE])
+def test_a_cancelled_task_says_what_is_unknown(
+    server: embedded.Server, database: Db, keys: KeyRing, fail_command: Fail, number: int
+) -> None:
+    """The chunk that was under way, by its indices: those before it are written, and those after it are not."""
+
+    async def flow() -> None:
+        async with AsyncMongoClient[dict[str, Any]](server.uri, retryWrites=False, appName="fails") as client:
+            repository = AsyncRepository(Counter, client[database.name].customers, keys=keys)
+            await repository.save(Counter(id=-1))
+            models = counters(number)
+
+            async def given() -> AsyncIterator[Counter]:
+                for place, model in enumerate(models):
+                    if place == min(2 * SIZE, number) - 1:
+                        await asyncio.sleep(0.1)  # what is under way by now has come back
+                        fail_command(["insert"], blockConnection=True, blockTimeMS=800)
+                    yield model
+
+            saving = asyncio.create_task(repository.save_many(given(), batch_size=SIZE))
+            await asyncio.sleep(0.5)
+            saving.cancel()
+            with pytest.raises(asyncio.CancelledError) as caught:
+                await saving
+            first = 0 if number == SIZE else SIZE
+            (note,) = caught.value.__notes__
+            assert note == unknown(first)
+            await asyncio.sleep(0.5)
+            assert (await repository.save_many(models, batch_size=SIZE)).saved_count == number
+
+    asyncio.run(flow())
+
+
+def test_a_cancelled_update_says_what_is_unknown(
+    server: embedded.Server, database: Db, keys: KeyRing, fail_command: Fail, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one that was being repeated, after those of its chunk that are known; and those of a chunk of deletes."""
+
+    async def flow() -> None:
+        async with AsyncMongoClient[dict[str, Any]](server.uri, retryWrites=False, appName="fails") as client:
+            repository = AsyncRepository(Counter, client[database.name].customers, keys=keys)
+            await repository.save_many(counters(SIZE))
+            begin, repeat = Bulk._begin, Bulk.repeat
+
+            async def begin_late(flows: Any, *args: Any) -> Any:
+                await AsyncRepository(Counter, client[database.name].customers, keys=keys).update(1, {"count": 7})
+                return await begin(flows, *args)
+
+            async def repeat_slowly(flows: Any, *args: Any, **options: Any) -> Any:
+                fail_command(["update"], blockConnection=True, blockTimeMS=800)
+                return await repeat(flows, *args, **options)
+
+            monkeypatch.setattr(Bulk, "_begin", begin_late)
+            monkeypatch.setattr(Bulk, "repeat", repeat_slowly)
+            assert await cancelled(repository.update_many({}, {"count": 5})) == [
+                "update_many: 1 documents had been written before this. Of that with index 1 it is unknown."
+            ]
+            monkeypatch.undo()
+            await asyncio.sleep(0.5)
+
+            async def delete() -> None:
+                async with repository.bulk() as bulk:
+                    await bulk.save(Counter(id=9))
+                    for number in range(3):
+                        await bulk.delete(number)
+
+            fail_command(["delete"], blockConnection=True, blockTimeMS=800)
+            assert await cancelled(delete()) == [
+                "bulk: 1 documents had been written before this. Of those from index 1 to 3 it is unknown."
+            ]
+
+    asyncio.run(flow())
+
+
+def unknown(first: int) -> str:
+    """What is said of a `save_many` whose chunk from this index on was under way."""
+    return (
+        f"save_many: {first} documents had been written before this. "
+        f"Of those from index {first} to {first + SIZE - 1} it is unknown. "
+        "Calling it again with the same instances is safe."
+    )
+
+
+async def cancelled(saving: Any) -> list[str]:
+    """The notes of what is raised in a task that is cancelled after a while."""
+    task = asyncio.create_task(saving)
+    await asyncio.sleep(0.4)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError) as caught:
+        await task
+    return caught.value.__notes__
+
+
+async def test_an_iterable_that_raises_while_a_chunk_is_lost(driver: Driver, server: embedded.Server, fail_command: Fail) -> None:
+    """Its own error is raised, and says of which documents the outcome is unknown."""
+    async with driver.another_client(server.uri, retryWrites=False, appName="fails") as client:
+        repository = driver.repository(Counter, driver.collection(client=client))
+        await repository.save(Counter(id=-1))
+        models = counters(SIZE + 1)
+
+        def given() -> Iterator[Counter]:
+            yield from models
+            raise ZeroDivisionError
+
+        fail_command(["insert"], times=3, closeConnection=True)
+        with pytest.raises(ZeroDivisionError) as caught:
+            await repository.save_many(given(), batch_size=SIZE)
+        assert caught.value.__notes__ == [unknown(0)]
+        assert (await repository.save_many(models)).saved_count == SIZE + 1
 
 
 def test_a_coroutine_that_is_thrown_away(server: embedded.Server, database: Db, keys: KeyRing) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Annotated, Any
 
 import pytest
 from bson import ObjectId
+from bson.errors import InvalidBSON
+from bson.raw_bson import RawBSONDocument
 from conftest import Driver, Proxy, saved
 from customer_model import Customer
 from pydantic import BaseModel
@@ -20,7 +23,9 @@ from mongo_envelope import (
     BulkSaveError,
     DocumentNotFoundError,
     DuplicateValueError,
+    Hooks,
     IntegrityError,
+    MalformedEnvelopeError,
     PayloadError,
     Queryable,
     QueryError,
@@ -30,6 +35,7 @@ from mongo_envelope import (
     UpdateResult,
     bulk,
     embedded,
+    envelope,
 )
 
 Db = Database[dict[str, Any]]
@@ -496,6 +502,134 @@ async def test_a_batch_that_ends_in_a_duplicate_and_in_an_unmet_write_concern(
         assert await customers.count() == 3
 
 
+# --- a stored document that is no BSON ----------------------------------------------------------------------------------
+
+#: What MongoDB stores and Python cannot decode, as the type and the value of an element.
+UNREADABLE = {
+    "ill-formed text": b"\x02%b\x00\x02\x00\x00\x00\xff\x00",
+    "an ill-formed name beneath": b"\x03%b\x00\x0c\x00\x00\x00\x10\xff\x00\x01\x00\x00\x00\x00",
+    "an ill-formed pattern": b"\x0b%b\x00\xff\x00\x00",
+    "a UUID of one byte": b"\x05%b\x00\x01\x00\x00\x00\x04\x01",
+}
+
+
+def edit(database: Db, identity: int, name: str, how: str) -> None:
+    """Write past the repository what somebody with access to the database can write, and no driver makes."""
+    options: Any = envelope.CODEC_OPTIONS.with_options(document_class=RawBSONDocument)
+    raw = bytes(database.customers.with_options(options).find_one_and_delete({"_id": identity}).raw)
+    start, _, end = envelope._walk(raw, {})[name.encode()]
+    inside = raw[4:start] + UNREADABLE[how] % name.encode() + raw[end:]
+    database.customers.insert_one(RawBSONDocument((4 + len(inside)).to_bytes(4, "little") + inside))
+    with pytest.raises(InvalidBSON):
+        database.customers.find_one({"_id": identity})
+
+
+@pytest.mark.parametrize("how", UNREADABLE)
+@pytest.mark.parametrize("ordered", [True, False])
+@pytest.mark.parametrize("transaction", [False, True], ids=["", "in a transaction"])
+async def test_an_update_of_what_cannot_be_decoded(
+    driver: Driver, database: Db, how: str, *, ordered: bool, transaction: bool
+) -> None:
+    """It is the failure of that document alone: the others are updated, and told."""
+    repository = driver.repository(Counter)
+    await saved(repository, counters(*range(5)))
+    edit(database, 2, "group", how)
+    async with driver.transaction() if transaction else contextlib.nullcontext() as session:
+        with pytest.raises((IntegrityError, BulkSaveError)) as caught:  # noqa: PT012 - the block is what raises
+            async with repository.bulk(ordered=ordered, session=session) as writer:
+                for number in range(5):
+                    await writer.update(number, {"count": 1})
+    (failed,) = caught.value.result.failed
+    assert (type(failed), failed.index, failed.document_id) == (IntegrityError, 2, "2")
+    assert writer.result.replaced_count == (2 if ordered else 4)
+    assert {each: (await repository.load(each)).count for each in (0, 1, 3, 4)} == (
+        {0: 1, 1: 1, 3: 0, 4: 0} if ordered else dict.fromkeys((0, 1, 3, 4), 1)
+    )
+
+
+@pytest.mark.parametrize("how", UNREADABLE)
+@pytest.mark.parametrize("ordered", [True, False])
+async def test_a_conflict_with_a_tag_that_cannot_be_decoded(driver: Driver, database: Db, how: str, *, ordered: bool) -> None:
+    """It is somebody else's document, and what is written of the others is told, and known."""
+    repository = driver.repository(Counter)
+    models = await saved(repository, counters(*range(5)))
+    edit(database, 2, "hmac", how)
+    for model in models:
+        model.count = 1
+    with pytest.raises((RevisionConflictError, BulkSaveError)) as caught:
+        await repository.save_many(models, ordered=ordered)
+    (failed,) = caught.value.result.failed
+    assert (type(failed), failed.index, failed.document_id) == (RevisionConflictError, 2, "2")
+    assert caught.value.result.replaced_count == (2 if ordered else 4)
+    del models[2]
+    assert (await repository.save_many(models)).replaced_count == 4
+
+
+async def test_a_tag_that_cannot_be_decoded_in_a_transaction(driver: Driver, database: Db) -> None:
+    """There it makes no error of the server's, and the question is asked because fewer matched than were sent."""
+    repository = driver.repository(Counter)
+    models = await saved(repository, counters(*range(3)))
+    edit(database, 1, "hmac", "ill-formed text")
+    async with driver.transaction() as session:
+        with pytest.raises(BulkSaveError) as caught:
+            await repository.save_many(models, session=session, ordered=False)
+    assert [(each.index, type(each)) for each in caught.value.result.failed] == [(1, RevisionConflictError)]
+    assert (await repository.save_many([models[0], models[2]])).replaced_count == 2
+
+
+async def test_a_tag_that_is_null_is_somebody_elses(driver: Driver, database: Db) -> None:
+    """And not a document that is gone."""
+    repository = driver.repository(Counter)
+    models = await saved(repository, counters(1, 2))
+    database.customers.update_one({"_id": 1}, {"$set": {"hmac": None}})
+    for transaction in (contextlib.nullcontext, driver.transaction):
+        async with transaction() as session:
+            with pytest.raises(RevisionConflictError):
+                await repository.save_many(models, session=session)
+
+
+async def test_an_answer_that_is_no_bson_is_about_its_document(driver: Driver, proxy: Proxy, database: Db) -> None:
+    """A server that answers with elements of no type: the ids before them are read, and the others are written."""
+    async with driver.another_client(proxy.uri) as client:
+        repository = driver.repository(Counter, driver.collection(client=client))
+        models = await saved(repository, counters(*range(4)))
+        head = b"\x10_id\x00\x02\x00\x00\x00"
+        proxy.swap = (head + b"\x10count\x00", head + b"\x77count\x00")
+        with pytest.raises(BulkSaveError) as caught:  # noqa: PT012 - the block is what raises
+            async with repository.bulk(ordered=False) as writer:
+                for number in range(4):
+                    await writer.update(number, {"count": 1})
+        (failed,) = caught.value.result.failed
+        assert (type(failed), failed.index, failed.document_id) == (MalformedEnvelopeError, 2, "2")
+        assert stored(database) == {0: 1, 1: 1, 2: 0, 3: 1}
+        models = [await repository.load(number) if number != 2 else models[2] for number in range(4)]
+        await driver.repository(Counter).update(2, {"count": 7})
+        proxy.swap = (head + b"\x05hmac\x00", head + b"\x77hmac\x00")
+        with pytest.raises(BulkSaveError) as caught:
+            await repository.save_many(models, ordered=False)
+        (conflict,) = caught.value.result.failed
+        assert (type(conflict), conflict.index, conflict.document_id) == (RevisionConflictError, 2, "2")
+        assert caught.value.result.replaced_count == 3
+
+
+async def test_an_update_of_a_document_with_a_long_id(driver: Driver, database: Db) -> None:
+    """It is found by its ``_id``, however long that is."""
+
+    class Named(BaseModel):
+        id: str
+        count: int = 0
+
+    repository, names = driver.repository(Named), ["n" * 4000, "m" * 4000]
+    models = await saved(repository, [Named(id=each) for each in names])
+    async with repository.bulk() as writer:
+        for each in names:
+            await writer.update(each, {"count": 1})
+    assert writer.result.replaced_count == 2
+    with pytest.raises(BulkSaveError) as caught:
+        await repository.save_many(models, ordered=False)
+    assert [type(each) for each in caught.value.result.failed] == [RevisionConflictError] * 2
+
+
 # --- transactions -----------------------------------------------------------------------------------------------------
 
 
@@ -883,6 +1017,72 @@ async def test_failures_of_every_kind(driver: Driver, database: Db, *, ordered: 
         async with repository.bulk() as bulk:
             await bulk.save(Counter(id=7))
     assert stored(database) == {0: 1, 1: 2, 2: 2, 4: 66, 7: 0}
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+@pytest.mark.parametrize(
+    ("saves", "deletes", "were"),
+    [(0, 2, "were deleted"), (2, 0, "were saved"), (2, 1, "were saved or deleted"), (0, 0, "were saved or deleted")],
+)
+async def test_what_was_done_is_said(driver: Driver, database: Db, saves: int, deletes: int, were: str, *, ordered: bool) -> None:
+    """Saved, deleted, or both; and a conflict of a delete is told as one."""
+    repository = driver.repository(Counter)
+    stale = await repository.save(Counter(id=0))
+    revision = repository.revision(stale)
+    await repository.update(0, {"count": 1})
+    await saved(repository, counters(10, 11))
+    with pytest.raises((RevisionConflictError, BulkSaveError)) as caught:  # noqa: PT012 - the block is what raises
+        async with repository.bulk(ordered=ordered) as bulk:
+            for number in range(1, 1 + saves):
+                await bulk.save(Counter(id=number))
+            for number in range(10, 10 + deletes):
+                await bulk.delete(number)
+            await bulk.delete(0, revision=revision)
+    said, place = str(caught.value), saves + deletes
+    assert f"{place} before it {were}" in said if ordered else f"1 of {place + 1} failed, and {place} {were}." in said
+    assert "not deleted: the document is of another revision" in said
+    assert "not saved" not in said
+    note = "written or deleted before" if deletes else "written before"
+    with pytest.raises(ZeroDivisionError) as interrupted:  # noqa: PT012 - the block is what raises
+        async with repository.bulk(batch_size=1) as bulk:
+            for number in range(20, 20 + deletes):
+                await repository.save(Counter(id=number))
+                await bulk.delete(number)
+            await bulk.save(Counter(id=30))
+            await bulk.save(Counter(id=31))
+            raise ZeroDivisionError
+    assert interrupted.value.__notes__ == [f"bulk: {deletes + 1} documents had been {note} this."]
+
+
+async def test_one_error_of_many_names_the_first(driver: Driver) -> None:
+    """By its index and its ``_id``, cut as in every error; and the index alone where there is no id to be named."""
+    repository = driver.repository(Counter)
+    await saved(repository, counters(3, 5))
+    with pytest.raises(BulkSaveError) as caught:
+        await repository.save_many(counters(1, 3, 5), ordered=False)
+    first = caught.value.result.failed[0]
+    assert str(caught.value) == (
+        "save_many: 2 of 3 failed, and 1 were saved. result.failed has an error for each. "
+        f"The first, of index 1 and _id 3: {first.args[0]} [collection customers]"
+    )
+    assert (caught.value.index, caught.value.document_id) == (None, None)
+    nameless = Counter(id=1)
+    nameless.id = [1]  # type: ignore[assignment]
+    with pytest.raises(BulkSaveError, match="The first, of index 0: "):
+        await repository.save_many([nameless], ordered=False)
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+async def test_a_hook_may_refuse_without_a_word(driver: Driver, *, ordered: bool) -> None:
+    """Then the kind of the error is the word."""
+
+    class Refusing(Hooks[Counter]):
+        def before_save(self, model: Counter) -> None:
+            raise PayloadError
+
+    with pytest.raises((PayloadError, BulkSaveError), match="PayloadError") as caught:
+        await driver.repository(Counter, hooks=[Refusing()]).save_many(counters(1), ordered=ordered)
+    assert caught.value.result.failed[0].index == 0
 
 
 async def test_bulk_repeats_an_update(driver: Driver, database: Db, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -317,6 +317,7 @@ def test_no_bit_can_be_flipped() -> None:
             changed = RAW[:at] + bytes([RAW[at] ^ (1 << bit)]) + RAW[at + 1 :]
             assert outcome(changed) in REFUSALS
             envelope.identify(changed)
+            envelope.stored_tag(changed)
 
 
 def test_no_beginning_and_no_end_is_a_document() -> None:
@@ -325,6 +326,7 @@ def test_no_beginning_and_no_end_is_a_document() -> None:
         for cut in (RAW[:at], RAW[at + 1 :], struct.pack("<i", at) + RAW[4:at]):
             assert outcome(cut) is MalformedEnvelopeError
             envelope.identify(cut)
+            assert envelope.stored_tag(cut) == b""
         if at > 4:
             assert outcome(struct.pack("<i", len(RAW) - at + 4) + RAW[at:]) in REFUSALS
 
@@ -394,6 +396,7 @@ def test_a_hundred_thousand_mutations() -> None:
         if rng.random() < 0.8:
             length_repair(raw, rng)
         envelope.identify(bytes(raw))
+        envelope.stored_tag(bytes(raw))
         found = outcome(bytes(raw), "c")
         if isinstance(found, envelope.Opened):
             assert repr(tuple(found)) == repr(tuple(original))  # by repr, to which 1 and 1.0 and True are three
@@ -641,4 +644,23 @@ def test_the_right_tag_of_a_wrong_document_is_in_no_traceback() -> None:
 def test_a_very_long_id_is_not_decoded_to_be_named() -> None:
     """A hostile document is refused without its ``_id`` of any size being read; one of sensible size names the document."""
     for identity, named in (("x" * 900, "x" * 900), ("x" * 2000, None), ({str(number): {} for number in range(1000)}, None)):
-        assert envelope.identify(bson.encode({"_id": identity})) == named
+        raw = bson.encode({"_id": identity})
+        assert envelope.identify(raw) == named
+        assert envelope.identify(raw, longest=len(raw)) == identity
+
+
+def test_the_tag_of_what_nobody_has_verified() -> None:
+    """It is the 32 bytes of an ``hmac`` of subtype 0, wherever that stands; of anything else there is none."""
+    tag = envelope.tag_of(RAW)
+    for document, found in (
+        ({"_id": 1, "hmac": tag}, tag),
+        ({"hmac": tag, "_id": 1}, tag),
+        ({"_id": 1}, b""),
+        ({"_id": 1, "hmac": None}, b""),
+        ({"_id": 1, "hmac": tag.hex()}, b""),
+        ({"_id": 1, "hmac": tag[1:]}, b""),
+        ({"_id": 1, "hmac": bson.Binary(tag, 5)}, b""),
+        ({"_id": 1, "x": RAW[-44:-1]}, b""),
+    ):
+        assert envelope.stored_tag(bson.encode(document)) == found
+    assert envelope.stored_tag(RAW) == tag

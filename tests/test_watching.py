@@ -80,6 +80,27 @@ def said(changes: list[Change[Any]]) -> list[tuple[str, Any]]:
 # --- What comes of which write. --------------------------------------------------------------------------------------------
 
 
+class Named(BaseModel):
+    id: str
+    notes: str = ""
+
+
+async def test_a_change_shows_an_id_cut_to_64_characters(driver: Driver, database: Db) -> None:
+    """As an error does, and nothing of the documents: whoever writes past the repository chooses what an ``_id`` is."""
+    named = driver.repository(Named)
+    async with await named.watch(**QUICK) as stream:
+        await named.save(Named(id="x" * 500, notes=SECRET))
+        database.customers.insert_one({"_id": "y" * 5000})
+        database.customers.delete_one({"_id": "y" * 5000})
+        [written] = await take(stream, 1)
+        with pytest.raises(MalformedEnvelopeError):
+            await take(stream, 1)
+        [deleted] = await take(stream, 1)
+    assert (written.id, deleted.id) == ("x" * 500, "y" * 5000)
+    assert repr(written) == f"Change(operation='insert', id='{'x' * 60}..., cluster_time={written.cluster_time!r})"
+    assert repr(deleted) == f"Change(operation='delete', id='{'y' * 60}..., cluster_time={deleted.cluster_time!r})"
+
+
 async def test_inserts_replacements_and_deletions(driver: Driver) -> None:
     """In their order: verified models, which can be saved as if they had been loaded, and ids in the type of the model."""
     customers = driver.repository(Customer)
