@@ -124,7 +124,8 @@ class Run:
     name: str
     ordered: bool
     session: Any
-    batch_size: int
+    batch_size: int  #: how many documents a chunk has at most
+    later: int  #: and how many it has after the first
     given: int = 0  #: how many there were up to now
     inserted: int = 0
     replaced: int = 0
@@ -224,7 +225,7 @@ class Bulk(Writing[Model]):
         if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
             raise QueryError(f"{name}: batch_size is how many documents go into one command: an int, 1 or more")
         usual = _DOCUMENTS_ASYNC if isinstance(self.collection, AsyncCollection) else _DOCUMENTS
-        return Run(name, bool(ordered), session, batch_size or usual)
+        return Run(name, bool(ordered), session, batch_size or usual // 2, batch_size or usual)
 
     def check_several(self, models: Any, *kinds: type) -> None:
         """Raise `QueryError` for what is no collection of models."""

@@ -5,14 +5,16 @@ takes the plain way, which gives them or says what is wrong, and lets `learn` kn
 sealed that the plain way would not seal; tests/test_packing.py holds the two against each other.
 
 What is saved is in knowing beforehand: which types the fields of such an instance have, one look-up for all of them; in which order
-its elements stand; and how a value of each type becomes BSON.
+its elements stand; and how a value of each type becomes BSON. The steps are written down in `_SEAL`, with holes for what a model
+adds; `straight` compiles it, once for each combination of types that stands in the clear.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Generic, TypeVar
 from uuid import UUID
@@ -25,13 +27,14 @@ from pydantic import BaseModel
 from . import envelope, primitives
 from .keys import KeyRing
 from .lossless import check_depth
-from .lossless.leaves import project_datetime
+from .lossless.leaves import kept, project_datetime
 from .schema import Schema, StoredField
+from .straight import function
 
 __all__ = ["FastWriter"]
 
 Model = TypeVar("Model", bound=BaseModel)
-Pack = Callable[[Any], bytes]  # a value → its whole element
+_Sealing = Callable[..., tuple[Any, bytes]]
 
 #: Of so many combinations of types the short way knows how to seal them; a model of many unions has more.
 _MOST: Final = 256
@@ -40,6 +43,30 @@ _int32: Final = struct.Struct("<i").pack
 _int64: Final = struct.Struct("<q").pack
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND: Final = timedelta(milliseconds=1)
+
+#: How one instance is sealed. What stands in angle brackets a model fills in, and the types of what it has in the clear.
+_SEAL: Final = """\
+def seal(model, values, iv, idx, pad):
+    <values>, = values.values()
+    # What has to be looked at in each value, beside its type.
+    <checks>
+    payload = <serializer>.to_json(model, warnings=False)
+    <depth>
+    if pad is not None:
+        payload = pad(payload)
+    data = encrypt(iv, payload)
+    <texts>
+    signed = ELEMENTS % (<elements>)
+    return <identity>, tagged(signed, authenticator)
+"""
+#: The elements that are the envelope's own, and what fills them.
+_OWN: Final = {
+    "data": (b"\x05data\x00%b\x00%b", ("int32(len(data))", "data")),
+    "iv": (b"\x05iv\x00\x10\x00\x00\x00\x00%b", ("iv",)),
+    "kid": (b"%b", ("KID",)),
+    "v": (b"\x10v\x00\x01\x00\x00\x00", ()),
+    "idx": (b"%b", ("encode({'idx': idx(model)})[4:-1]",)),
+}
 
 
 class FastWriter(Generic[Model]):
@@ -53,27 +80,14 @@ class FastWriter(Generic[Model]):
         nodes = {**schema.places, **{field.name: field.node for field in schema.stored}}
         self._names = tuple(schema.model.model_fields)
         self._nodes = tuple(nodes[name] for name in self._names)
-        self._deep = tuple((name, deep) for name in self._names if (deep := nodes[name].deep) is not None)
-        self._serializer_of = schema._plan.serializer_of
-        self._shallow = schema._plan.shallow
-        self._identity, self._project = schema.identity.name, schema.identity.node.project
         #: computed and extra values are looked at one by one, as is an id that BSON might round
         self._possible = not schema.computed and not schema.extras and not schema.identity.node.rounds
-        order = ["_id", *sorted([*(self._fields.keys() - {"_id"}), "data", "iv", "kid", "v", *(["idx"] if schema.blind else [])])]
-        self._stored = tuple(name for name in order if name in self._fields)
-        kid = keys.primary.encode()
-        own = {
-            "data": b"\x05data\x00%b\x00%b",
-            "iv": b"\x05iv\x00\x10\x00\x00\x00\x00%b",
-            "kid": b"\x02kid\x00" + _int32(len(kid) + 1) + kid + b"\x00",
-            "v": b"\x10v\x00\x01\x00\x00\x00",
-        }
-        self._template = b"".join(own.get(name, b"%b") for name in order)
-        self._before = sum(name in self._fields for name in order[: order.index("data")])
-        self._behind = sum(name in self._fields for name in order[: order.index("iv")])
+        own = ["data", "iv", "kid", "v", *(["idx"] if schema.blind else [])]
+        self._order = ["_id", *sorted([*(self._fields.keys() - {"_id"}), *own])]
         self._keys = keys
         self._context = context
-        self._packs: dict[tuple[type, ...], tuple[tuple[str, Pack], ...]] = {}
+        self._learned: dict[tuple[type, ...], _Sealing] = {}  # by the types of all fields
+        self._compiled: dict[tuple[type, ...], _Sealing] = {}  # by the types of those in the clear
 
     def seal(
         self, model: Model, idx: Callable[[Model], Any] | None, pad: Callable[[bytes], bytes] | None
@@ -88,33 +102,10 @@ class FastWriter(Generic[Model]):
         """`seal`, deterministic. Only tests call it with an ``iv`` of their own."""
         try:
             values = model.__dict__
-            packs = self._packs.get((*map(type, values.values()),))
-            if packs is None or type(model) is not self._model or (*values,) != self._names:
+            sealing = self._learned.get((*map(type, values.values()),))
+            if sealing is None or type(model) is not self._model or (*values,) != self._names:
                 return None
-            for name, check in self._deep:
-                check(values[name])
-            payload = self._serializer_of(values).to_json(model, warnings=False)
-            if not self._shallow:
-                check_depth(payload)
-            if pad is not None:
-                payload = pad(payload)
-            elements = [pack(values[name]) for name, pack in packs]
-            before, behind = self._before, self._behind
-            if idx is not None:
-                elements.insert(behind, bson.encode({"idx": idx(model)})[4:-1])
-                behind += 1
-            working = self._keys.working_keys(self._keys.primary, self._context)
-            data = working.cipher.encrypt(iv, payload)
-            signed = self._template % (
-                *elements[:before],
-                _int32(len(data)),
-                data,
-                *elements[before:behind],
-                iv,
-                *elements[behind:],
-            )
-            identity = values[self._identity]
-            return identity if self._project is None else self._project(identity), envelope.tagged(signed, working.authenticator)
+            return sealing(model, values, iv, idx, pad)
         except Exception:  # noqa: BLE001 - whatever it is, the plain way says it, and says it without a value
             return None
 
@@ -122,73 +113,105 @@ class FastWriter(Generic[Model]):
         """Note the types of the values of an instance that the plain way has sealed."""
         values = model.__dict__
         types = (*map(type, values.values()),)
-        if not self._possible or len(self._packs) >= _MOST or (*values,) != self._names or Timestamp in types:
+        if not self._possible or len(self._learned) >= _MOST or (*values,) != self._names or Timestamp in types:
             return
         if all(kind in node.types for kind, node in zip(types, self._nodes, strict=True)):
-            self._packs[types] = tuple(
-                (field.name, _pack(field, type(values[field.name]))) for field in map(self._fields.__getitem__, self._stored)
-            )
+            clear = tuple(type(values[field.name]) for field in self._fields.values())
+            if clear not in self._compiled:
+                self._compiled[clear] = function("seal", *self._written_out(dict(zip(self._fields, clear, strict=True))))
+            self._learned[types] = self._compiled[clear]
+
+    def _written_out(self, kinds: dict[str, type]) -> tuple[str, dict[str, Any]]:
+        """How instances are sealed whose values in the clear have these types, by stored name; and what the source speaks of."""
+        value = {name: f"v{number}" for number, name in enumerate(self._names)}
+        plan, working = self._schema._plan, self._keys.working_keys(self._keys.primary, self._context)
+        kid = self._keys.primary.encode()
+        names = {
+            "int32": _int32,
+            "int64": _int64,
+            "encode": bson.encode,
+            "EPOCH": _EPOCH,
+            "MILLISECOND": _MILLISECOND,
+            "KID": b"\x02kid\x00" + _int32(len(kid) + 1) + kid + b"\x00",
+            "kept": kept,
+            "whole": plan._serializer,
+            "brief": plan._without_moments,
+            "check_depth": check_depth,
+            "encrypt": working.cipher.encrypt,
+            "tagged": envelope.tagged,
+            "authenticator": working.authenticator,
+            "project": self._schema.identity.node.project,
+        }
+        checks: list[str] = []
+        texts: list[str] = []
+        elements: list[str] = []
+        template = b""
+        for name, node in zip(self._names, self._nodes, strict=True):
+            if node.deep is not None:
+                names[f"check_{value[name]}"] = node.deep
+                checks.append(f"check_{value[name]}({value[name]})")
+        for stored in self._order:
+            if stored in self._fields:
+                field = self._fields[stored]
+                packing = _Packing(field, kinds[stored], value[field.name])
+                names.update(packing.names)
+                texts += packing.before
+                form, given = packing.form, packing.given
+            else:
+                form, given = _OWN[stored]
+            template += form
+            elements += given
+        identity = value[self._schema.identity.name]
+        holes = {
+            "values": ", ".join(value.values()),
+            "checks": "; ".join(checks) or "pass",
+            "serializer": f"(brief if {' and '.join(f'kept({value[name]})' for name in plan.moments)} else whole)"
+            if plan.moments
+            else "whole",
+            "depth": "pass" if plan.shallow else "check_depth(payload)",
+            "texts": "; ".join(texts) or "pass",
+            "elements": "".join(f"{each}, " for each in elements),
+            "identity": identity if names["project"] is None else f"project({identity})",
+        }
+        return re.sub("<([a-z]+)>", lambda hole: holes[hole[1]], _SEAL), {**names, "ELEMENTS": template}
 
 
-def _pack(field: StoredField, kind: type) -> Pack:
-    """How values of one type become the element of a field."""
-    name = field.stored.encode() + b"\x00"
-    project = field.node.project
-    if project is None and kind in _DIRECT:
-        return _DIRECT[kind](name)
-    if kind is datetime and project is project_datetime:
-        return _datetime(name)
-    stored = field.stored
-    return lambda value: bson.encode({stored: value if project is None else project(value)}, False, envelope.CODEC_OPTIONS)[4:-1]
+class _Packing:
+    """How values of one type become the element of a field: a form, and what fills it. ``value``: what the source calls it."""
+
+    def __init__(self, field: StoredField, kind: type, value: str) -> None:
+        name = field.stored.encode().replace(b"%", b"%%") + b"\x00"
+        project = field.node.project
+        self.names: dict[str, Any] = {}  #: what the source speaks of
+        self.before: list[str] = []  #: what is done first
+        self.given: tuple[str, ...] = ()
+        if kind is datetime and project is project_datetime:
+            # Milliseconds, rounded down. A naive one is for the plain way: it cannot be subtracted.
+            self.form, self.given = b"\x09" + name + b"%b", (f"int64(({value} - EPOCH) // MILLISECOND)",)
+        elif project is not None or kind not in (str, UUID, ObjectId, type(None), bool, int):
+            self.form, self.given = b"%b", (f"pack_{value}({value})",)
+            self.names[f"pack_{value}"] = _by_bson(field.stored, project)
+        elif kind is str:
+            self.form, self.given = b"\x02" + name + b"%b%b\x00", (f"int32(len(text_{value}) + 1)", f"text_{value}")
+            self.before = [f"text_{value} = {value}.encode()"]
+        elif kind is UUID:
+            self.form, self.given = b"\x05" + name + b"\x10\x00\x00\x00\x04%b", (f"{value}.bytes",)
+        elif kind is ObjectId:
+            self.form, self.given = b"\x07" + name + b"%b", (f"{value}.binary",)
+        elif kind is bool:
+            self.form, self.given = b"\x08" + name + b"%b", (f"(b'\\x01' if {value} else b'\\x00')",)
+        elif kind is int:
+            self.form, self.given = b"%b", (f"pack_{value}({value})",)
+            self.names[f"pack_{value}"] = _int(field.stored.encode() + b"\x00")
+        else:
+            self.form = b"\x0a" + name
 
 
-def _text(name: bytes) -> Pack:
-    head = b"\x02" + name
-
-    def pack(value: str) -> bytes:
-        text = value.encode()
-        return b"%b%b%b\x00" % (head, _int32(len(text) + 1), text)
-
-    return pack
-
-
-def _uuid(name: bytes) -> Pack:
-    head = b"\x05" + name + b"\x10\x00\x00\x00\x04"
-    return lambda value: head + value.bytes
-
-
-def _object_id(name: bytes) -> Pack:
-    head = b"\x07" + name
-    return lambda value: head + value.binary
-
-
-def _null(name: bytes) -> Pack:
-    element = b"\x0a" + name
-    return lambda _: element
-
-
-def _bool(name: bytes) -> Pack:
-    false, true = b"\x08" + name + b"\x00", b"\x08" + name + b"\x01"
-    return lambda value: true if value else false
-
-
-def _int(name: bytes) -> Pack:
+def _int(name: bytes) -> Callable[[int], bytes]:
     short, long = b"\x10" + name, b"\x12" + name
     return lambda value: short + _int32(value) if -(2**31) <= value < 2**31 else long + _int64(value)
 
 
-def _datetime(name: bytes) -> Pack:
-    """Milliseconds, rounded down. A naive one is for the plain way: it cannot be subtracted."""
-    head = b"\x09" + name
-    return lambda value: head + _int64((value - _EPOCH) // _MILLISECOND)
-
-
-#: type → its element under a name. Of other types `bson` makes it.
-_DIRECT: Final[Mapping[type, Callable[[bytes], Pack]]] = {
-    str: _text,
-    UUID: _uuid,
-    ObjectId: _object_id,
-    type(None): _null,
-    bool: _bool,
-    int: _int,
-}
+def _by_bson(stored: str, project: Callable[[Any], Any] | None) -> Callable[[Any], bytes]:
+    """For values of any other type."""
+    return lambda value: bson.encode({stored: value if project is None else project(value)}, False, envelope.CODEC_OPTIONS)[4:-1]

@@ -106,7 +106,7 @@ def test_both_ways_seal_the_same_bytes(one: Mixed) -> None:
 def test_the_short_way_is_taken_for_the_customer_of_the_benchmark() -> None:
     of = codec(Customer)
     first, second = make_customers(2)
-    assert of._writer._packs == {}
+    assert of._writer._learned == {}
     of.seal_bson(first)
     assert fast(of, second) == plain(of, second)
 
@@ -355,14 +355,14 @@ def test_only_so_many_combinations_of_types_are_kept() -> None:
         values = {f"f{bit}": number if number >> bit & 1 else "x" for bit in range(9)}
         one = of.schema.model(id=number, **values)
         assert of.open(of.seal_bson(one)) == one
-    assert len(of._writer._packs) == 256
+    assert len(of._writer._learned) == 256
 
 
 def test_validate_on_save_takes_the_plain_way() -> None:
     one = make_customers(1)[0]
     of = DocumentCodec(Customer, keys=KEYS, context="c", validate_on_save=True)
     of.seal_bson(one)
-    assert of._writer._packs == {}
+    assert of._writer._learned == {}
 
 
 def test_threads_never_share_a_context_of_the_cipher() -> None:

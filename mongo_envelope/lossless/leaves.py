@@ -55,7 +55,7 @@ def project_datetime(value: datetime) -> DatetimeMS:
 
 def kept(value: datetime) -> bool:
     """Whether BSON keeps a moment as it is: whole milliseconds, and no offset."""
-    return value.microsecond % 1000 == 0 and value.utcoffset() == _NO_OFFSET
+    return value.microsecond % 1000 == 0 and (value.tzinfo is UTC or value.utcoffset() == _NO_OFFSET)
 
 
 def _project_decimal(value: decimal.Decimal) -> Decimal128:
