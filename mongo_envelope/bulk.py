@@ -253,7 +253,7 @@ class Bulk(Writing[Model]):
             refused = error.about(index=index)
         else:
             # What it is known to be is asked when it is sent: an earlier chunk may change that.
-            item = Item(identity, raw, FRESH, self._revision(envelope.tag_of(raw), raw), index, model, changes=changes)
+            item = Item(identity, raw, FRESH, self._shard(raw) if self._shard_key else (), index, model, changes=changes)
             chunk.items.append(item)
             chunk.seen.add(id(model))
             chunk.size += len(raw)
@@ -627,8 +627,9 @@ class Bulk(Writing[Model]):
             run.untold.extend(models)
 
     def _remember(self, items: Sequence[Item[Model]], *, uncertain: bool) -> None:
+        plainly = not uncertain and not self._shard_key
         for item in items:
-            known = (*item.known, item.revision) if uncertain else (item.revision,)
+            known = envelope.tag_of(item.raw) if plainly else (*(item.known if uncertain else ()), item.revision)
             remember(item.model, self.place, item.identity, known)
 
     def _failed(self, run: Run, chunk: Chunk, item: Item[Model], error: RepositoryError) -> None:

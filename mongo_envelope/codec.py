@@ -112,6 +112,7 @@ class DocumentCodec(Generic[Model]):
         #: As `open_bson`, if the short way will do and ``idx`` has the element ``expected``; otherwise None.
         self.open_at_once: Callable[..., tuple[Any, bytes, Model] | None] = _never if verify_on_load else self._fast.open
         self._writer = FastWriter(self.schema, keys, self.context)
+        self._at_once_idx = self._idx if self.indexer else None
         self._validate_on_save = validate_on_save
         self._verify_on_load = verify_on_load
         self._pad = padded if is_chosen(padding) else None
@@ -128,7 +129,7 @@ class DocumentCodec(Generic[Model]):
         """The stored ``_id`` and the stored document, as BSON. The short way where that will do: see `packing`."""
         if self._validate_on_save:
             return self._sealed_plainly(model)
-        at_once = self._writer.seal(model, self._idx if self.indexer else None, self._pad)
+        at_once = self._writer.seal(model, self._at_once_idx, self._pad)
         if at_once is not None:
             return at_once
         sealed = self._sealed_plainly(model)

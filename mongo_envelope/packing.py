@@ -90,22 +90,23 @@ class FastWriter(Generic[Model]):
         self._compiled: dict[tuple[type, ...], _Sealing] = {}  # by the types of those in the clear
 
     def seal(
-        self, model: Model, idx: Callable[[Model], Any] | None, pad: Callable[[bytes], bytes] | None
+        self,
+        model: Model,
+        idx: Callable[[Model], Any] | None,
+        pad: Callable[[bytes], bytes] | None,
+        *,
+        iv: bytes | None = None,
     ) -> tuple[Any, bytes] | None:
         """The ``_id`` and the sealed document, or None for an instance that the plain way has to look at.
 
-        ``idx`` gives the index values, ``pad`` the payload with its padding.
+        ``idx`` gives the index values, ``pad`` the payload with its padding. Only tests call it with an ``iv`` of their own.
         """
-        return self._seal_with(model, idx, pad, iv=os.urandom(primitives.IV_BYTES))
-
-    def _seal_with(self, model: Model, idx: Any, pad: Any, *, iv: bytes) -> tuple[Any, bytes] | None:
-        """`seal`, deterministic. Only tests call it with an ``iv`` of their own."""
         try:
             values = model.__dict__
             sealing = self._learned.get((*map(type, values.values()),))
             if sealing is None or type(model) is not self._model or (*values,) != self._names:
                 return None
-            return sealing(model, values, iv, idx, pad)
+            return sealing(model, values, iv or os.urandom(primitives.IV_BYTES), idx, pad)
         except Exception:  # noqa: BLE001 - whatever it is, the plain way says it, and says it without a value
             return None
 

@@ -47,7 +47,12 @@ class Sealed:
     identity: Any
     raw: bytes
     known: tuple[Revision, ...]
-    revision: Revision
+    shard: tuple[Any, ...]
+
+    @property
+    def revision(self) -> Revision:
+        """What its document will be of, once it is written."""
+        return Revision(envelope.tag_of(self.raw), self.shard)
 
 
 class Writing(Reading[Model]):
@@ -56,7 +61,7 @@ class Writing(Reading[Model]):
     def seal(self, model: Model) -> Sealed:
         """Seal an instance, before anything is sent."""
         identity, raw = self.sealed(model)
-        return Sealed(identity, raw, recall(model, self.place, identity), self._revision(envelope.tag_of(raw), raw))
+        return Sealed(identity, raw, recall(model, self.place, identity), self._shard(raw) if self._shard_key else ())
 
     def sealed(self, model: Model) -> tuple[Any, bytes]:
         """The stored ``_id`` and the stored document: here each instance is sealed that a repository saves."""
@@ -95,7 +100,7 @@ class Writing(Reading[Model]):
         if tag in tags:
             return sealed.known[tags.index(tag) :]
         shard = await self._stored_shard(sealed.identity, session)
-        return (Revision(tag, sealed.revision.shard if shard is None else shard),)
+        return (Revision(tag, sealed.shard if shard is None else shard),)
 
     async def _store(self, model: Model, sealed: Sealed, expected: tuple[Revision, ...], *, overwrite: bool, session: Any) -> Model:
         """Write, and let the instance remember what the document may be now.
@@ -153,7 +158,7 @@ class Writing(Reading[Model]):
         failed: RepositoryError | None = None
         for by_id in self._looks:
             stored = await self._stored_shard(sealed.identity, session)
-            where = self._where(sealed.identity, sealed.revision.shard if stored is None else () if by_id else stored)
+            where = self._where(sealed.identity, sealed.shard if stored is None else () if by_id else stored)
             # One that has been seen is not inserted if it does not match: the duplicate would end a transaction.
             upsert, document = stored is None or by_id, as_document(sealed.raw)
             try:
