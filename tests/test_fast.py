@@ -15,7 +15,7 @@ from uuid import UUID, uuid4
 import pytest
 from bson import Int64, ObjectId
 from every_type import ANYTHING, EVERY_TYPE, same
-from pydantic import BaseModel, ConfigDict, create_model
+from pydantic import BaseModel, ConfigDict, create_model, field_validator, model_validator
 from test_spec import ring, values, vectors
 
 from mongo_envelope import BlindIndex, Bucket, DocumentCodec, IndexKey, KeyRing, Queryable, Sensitive, envelope
@@ -203,6 +203,114 @@ def test_a_moment_as_an_identity(milliseconds: int) -> None:
     raw = of.seal_bson(of.schema.model(id=moment))
     assert agrees(of, raw)
     assert of.open_bson(raw)[0] == moment
+
+
+#: Around where pydantic takes a number for seconds, and at both ends of what a datetime and BSON hold.
+MOMENTS = [
+    *(sign * (20_000_000_000 + off) for sign in (1, -1) for off in (-1, 0, 1)),
+    *(0, 1, -1, 999, 1_767_225_600_123, -62_135_596_800_000, -62_135_596_800_001, 253_402_300_799_999, 253_402_300_800_000),
+    *(2**63 - 1, -(2**63)),
+]
+
+
+@pytest.mark.parametrize("milliseconds", MOMENTS)
+def test_moments(milliseconds: int) -> None:
+    """As a number or as a text, pydantic reads the moment that BSON holds, or the plain way says that it is none."""
+    of = codec(Mixed)
+    raw = of.seal_bson(SEALED[2])
+    stored = struct.pack("<q", int(SEALED[2].at.timestamp() * 1000))  # type: ignore[attr-defined]  # of a Mixed
+    raw = retagged(of, raw.replace(b"\x09at\x00" + stored, b"\x09at\x00" + struct.pack("<q", milliseconds)))
+    try:
+        expected = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=milliseconds)
+    except OverflowError:
+        assert of._fast.open(raw) is None
+        return
+    assert agrees(of, raw)
+    assert of.open(raw).at == expected
+
+
+class Seen(BaseModel):
+    """What its validators see."""
+
+    id: UUID
+    other: Annotated[UUID, Queryable()] = UUID(int=7)
+    at: Annotated[datetime, Queryable()] = datetime(2026, 1, 1, tzinfo=UTC)
+    secret: str = "s"
+
+
+SEEN: list[Any] = []
+
+
+class FieldBefore(Seen):
+    @field_validator("id", "other", "at", mode="before")
+    @classmethod
+    def see(cls, value: Any) -> Any:
+        SEEN.append(value)
+        return value
+
+
+class FieldWrap(Seen):
+    @field_validator("id", "other", "at", mode="wrap")
+    @classmethod
+    def see(cls, value: Any, handler: Any) -> Any:
+        SEEN.append(value)
+        return handler(value)
+
+
+class FieldAfter(Seen):
+    @field_validator("id", "at")
+    @classmethod
+    def see(cls, value: Any) -> Any:
+        SEEN.append(value)
+        return UUID(int=9) if isinstance(value, UUID) else value + timedelta(days=1)
+
+
+class ModelBefore(Seen):
+    @model_validator(mode="before")
+    @classmethod
+    def see(cls, values: Any) -> Any:
+        SEEN.append(dict(values))
+        return values
+
+
+class ModelWrap(Seen):
+    @model_validator(mode="wrap")
+    @classmethod
+    def see(cls, values: Any, handler: Any) -> Any:
+        SEEN.append(dict(values))
+        return handler(values)
+
+
+class ModelAfter(Seen):
+    @model_validator(mode="after")
+    def see(self) -> Any:
+        SEEN.append(self.id)
+        self.id = UUID(int=8)
+        return self
+
+
+class PostInit(Seen):
+    def model_post_init(self, context: Any, /) -> None:
+        SEEN.append((self.id, context))
+        self.id = UUID(int=8)
+
+
+@pytest.mark.parametrize("model", [Seen, FieldBefore, FieldWrap, FieldAfter, ModelBefore, ModelWrap, ModelAfter, PostInit])
+def test_a_validator_sees_what_the_plain_way_shows_it(model: type[Seen]) -> None:
+    """Short forms are for pydantic's parser alone; and an ``_id`` is that of the document, whatever becomes of the field."""
+    of = codec(model)
+    one = model.model_construct(id=uuid4(), other=uuid4(), at=datetime(2026, 1, 2, 3, 4, 5, 678000, UTC), secret="s")
+    raw = of.seal_bson(one)
+    SEEN.clear()
+    short = of._fast.open(raw)
+    seen = [*SEEN]
+    SEEN.clear()
+    plain = of.open_plainly(raw)
+    assert same(short, plain)
+    assert seen == SEEN
+    assert bool(seen) is (model is not Seen)
+    assert short is not None
+    assert short[0] == one.id
 
 
 @pytest.mark.parametrize("length", [1, 2, 4, 6, 257])
