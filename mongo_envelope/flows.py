@@ -181,13 +181,18 @@ class Flows(Generic[Model]):
 
     async def load(self, identity: Any, *, session: Any) -> Model:
         """One document by its id."""
-        return (await self._load(self.collection, identity, session))[1]
+        if self.hooks.hear_reading:
+            return (await self._load(self.collection, identity, session))[1]
+        # What is done most often, in as few steps as it can be: after a wait for the server each of them costs thrice.
+        asked = identity_value(self.schema, identity)
+        document = await settle(self.collection.find_one({"_id": asked}, collation=BYTE_BY_BYTE, session=session))
+        return self._opened_as(self._found(document, identity), asked)[1]
 
     async def _load(self, collection: Any, identity: Any, session: Any) -> tuple[Any, Model]:
         if self.hooks.before_load:
             await self.before_load(identity)
         asked, document = await self._find_by_id(collection, identity, session)
-        found, model = await self._telling(self._opened_as, raw_of(document), asked)
+        found, model = await self._telling(self._opened_as, document, asked)
         if self.hooks.after_load:
             await self.after_load(model)
         return found, model
@@ -197,12 +202,15 @@ class Flows(Generic[Model]):
         self._check_identity(found, asked)
         return found, model
 
-    async def _find_by_id(self, collection: Any, identity: Any, session: Any) -> tuple[Any, RawBSONDocument]:
+    async def _find_by_id(self, collection: Any, identity: Any, session: Any) -> tuple[Any, bytes]:
         asked = identity_value(self.schema, identity)
         document = await settle(collection.find_one({"_id": asked}, collation=BYTE_BY_BYTE, session=session))
+        return asked, self._found(document, identity)
+
+    def _found(self, document: Any, identity: Any) -> bytes:
         if document is None:
             raise DocumentNotFoundError("there is no such document").about(document_id=identity, collection=self.name)
-        return asked, document
+        return raw_of(document)
 
     def _check_identity(self, found: Any, asked: Any) -> None:
         if not same(found, asked):

@@ -77,8 +77,7 @@ class Reading(Flows[Model]):
 
     async def load_raw(self, identity: Any, *, session: Any) -> dict[str, Any]:
         """One document by its id, verified and decrypted, not validated."""
-        asked, document = await self._find_by_id(self.collection, identity, session)
-        raw = raw_of(document)
+        asked, raw = await self._find_by_id(self.collection, identity, session)
         found, tag, values = await self._telling(self._raw_as, raw, asked)
         content = Content(values)
         content.identity, content.revision = found, self._revision(tag, raw)
