@@ -157,6 +157,15 @@ class DocumentCodec(Generic[Model]):
             problem = str(error)
         raise PayloadError(f"{self.schema.model.__name__}: not saved: {problem}")
 
+    def reloaded(self, model: Model) -> Model:
+        """What would be loaded if this instance were saved. Raise `QueryError` if it could not be, and `PayloadError` as `seal`.
+
+        The short way to know is to seal it and to open that.
+        """
+        sealed = self._writer.seal(model, self._at_once_idx, None)
+        opened = None if sealed is None else self._fast.open(sealed[1])
+        return self.schema.reloaded(model) if opened is None else opened[2]
+
     def reindexed(self, raw: bytes) -> tuple[Any, bytes]:
         """The verified ``_id``, and the document sealed anew, with the index values of today's model and ring.
 

@@ -236,24 +236,28 @@ class Schema(Generic[Model]):
             problem = str(refused)
         raise PayloadError(f"{self.model.__name__}: not saved: {problem}")
 
-    def changed(self, model: Model, changes: Mapping[str, Any]) -> Model:
-        """Another instance, with whole fields changed by name; validated as a whole, as it will be when it is loaded.
+    def assigned(self, model: Model, changes: Mapping[str, Any]) -> Model:
+        """Another instance, with whole fields changed by name, each of them validated; as a whole `reloaded` validates it.
 
-        Raise `QueryError` for names that are not fields and values that do not fit, `PayloadError` for one that cannot be kept.
+        Raise `QueryError` for names that are not fields and values that do not fit.
         """
         self.check_changes(changes)
-        return self._reloaded(lambda: self._plan.changed(model, changes))
+        try:
+            return self._plan.changed(model, changes)
+        except Unfit as unfit:
+            problem = str(unfit)
+        raise self._misfit(problem)
 
     def reloaded(self, model: Model) -> Model:
         """What would be loaded if this instance were saved. Raise `QueryError` if it could not be, `PayloadError` as `split`."""
-        return self._reloaded(lambda: model)
-
-    def _reloaded(self, change: Callable[[], Model]) -> Model:
         try:
-            return self._rejoined(*self.split(change()))
+            return self._rejoined(*self.split(model))
         except Unfit as unfit:
             problem = str(unfit)
-        raise QueryError(f"{self.model.__name__}: the changes do not fit the model: {problem}")
+        raise self._misfit(problem)
+
+    def _misfit(self, problem: str) -> QueryError:
+        return QueryError(f"{self.model.__name__}: the changes do not fit the model: {problem}")
 
     def _rejoined(self, metadata: Mapping[str, Any], payload: bytes) -> Model:
         """What `split` has taken apart, as it would come back from the database."""

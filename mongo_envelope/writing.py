@@ -288,11 +288,11 @@ class Writing(Reading[Model]):
                     f"and not a {type(changed).__name__}"
                 )
         else:
-            changed = self.schema.changed(loaded, changes)
+            changed = self.codec.reloaded(self.schema.assigned(loaded, changes))
         if self.hooks.before_save:
             await self.before_save(changed)
         if callable(changes) or self.hooks.before_save:
-            changed = self.schema.reloaded(changed)
+            changed = self.codec.reloaded(changed)
         remember(changed, self.place, stored, expected)
         return changed
 

@@ -15,13 +15,13 @@ from uuid import UUID
 import pytest
 from bson import ObjectId
 from bson.timestamp import Timestamp
-from every_type import EVERY_TYPE
+from every_type import EVERY_TYPE, same
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel, ConfigDict, computed_field, create_model
+from pydantic import BaseModel, ConfigDict, Field, computed_field, create_model
 
 from mongo_envelope import BlindIndex, Bucket, DocumentCodec, IndexKey, KeyRing, Queryable, Sensitive, envelope
-from mongo_envelope.errors import MongoEnvelopeError, SchemaError
+from mongo_envelope.errors import MongoEnvelopeError, PayloadError, QueryError, SchemaError
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 
@@ -377,6 +377,35 @@ def test_threads_never_share_a_context_of_the_cipher() -> None:
 
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(work, range(8)))
+
+
+@pytest.mark.parametrize("name", EVERY_TYPE)
+def test_what_would_be_loaded(name: str) -> None:
+    """By the short ways or by the plain ones it is the same, and so is what is wrong with what could not be loaded."""
+    kind, each = EVERY_TYPE[name]
+    of = codec(
+        create_model(
+            "Model", __config__=ConfigDict(arbitrary_types_allowed=True), id=(int, ...), field=(kind, ...), short=(str, "s")
+        )
+    )
+    for number, value in enumerate(each):
+        one = of.schema.model.model_construct(id=number, field=value, short="s")
+        of._writer.learn(one)
+        assert same(of.reloaded(one), of.schema.reloaded(one))
+
+
+def test_what_could_not_be_loaded() -> None:
+    """A constraint that an assignment got round is an error of the update, whichever way is asked first."""
+    of = codec(create_model("Model", id=(int, ...), text=(Annotated[str, Field(max_length=3)], ...)))
+    one = of.schema.model(id=1, text="abc")
+    of.seal(one)
+    assert of.reloaded(one) == one
+    one.text = "abcd"
+    with pytest.raises(QueryError, match=r"the changes do not fit the model: text: string_too_long"):
+        of.reloaded(one)
+    one.text = 4
+    with pytest.raises(PayloadError, match="text: str expected, int found"):
+        of.reloaded(one)
 
 
 @pytest.mark.parametrize("name", EVERY_TYPE)
