@@ -29,6 +29,7 @@ from typing import Any, Self, TypeVar
 from urllib.parse import unquote
 from uuid import uuid4
 
+import pymongo.network_layer
 import pytest
 from pydantic import BaseModel
 from pymongo import AsyncMongoClient, MongoClient
@@ -39,6 +40,10 @@ from mongo_envelope.bridge import drive, settle
 
 Model = TypeVar("Model", bound=BaseModel)
 Client = MongoClient[dict[str, Any]] | AsyncMongoClient[dict[str, Any]]
+
+#: Seconds: how soon a client notices that it has lost its server, and how soon it asks it again. pymongo takes half a second for
+#: each, to spare a server in trouble; the one of these tests is back at once. Nothing else in pymongo or the package depends on it.
+pymongo.network_layer._POLL_TIMEOUT = pymongo.common.MIN_HEARTBEAT_INTERVAL = 0.03
 
 
 class Either:

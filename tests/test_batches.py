@@ -542,7 +542,7 @@ def test_two_writers_in_a_storm(server: embedded.Server, database: Db, keys: Key
     def write() -> None:
         me = next(numbers)
         choose = random.Random(10 * seed + me)  # noqa: S311 - nothing secret
-        options: dict[str, Any] = {"appName": "fails", "retryWrites": bool(me), "heartbeatFrequencyMS": 500}
+        options: dict[str, Any] = {"appName": "fails", "retryWrites": bool(me), "heartbeatFrequencyMS": 50}
         with MongoClient[dict[str, Any]](server.uri, **options) as own:
             repository = Repository(Counter, own[database.name].customers, keys=keys)
             for _ in range(8):

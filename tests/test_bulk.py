@@ -369,7 +369,7 @@ async def test_what_may_pass_is_sent_again(
     driver: Driver, proxy: Proxy, database: Db, fail_command: Fail, what: str, *, ordered: bool, mixed: bool, retries: bool
 ) -> None:
     """The same bytes, once more; what had arrived is recognised, and counted once."""
-    async with driver.another_client(proxy.uri, retryWrites=retries, appName="fails", heartbeatFrequencyMS=500) as client:
+    async with driver.another_client(proxy.uri, retryWrites=retries, appName="fails", heartbeatFrequencyMS=50) as client:
         repository = driver.repository(Counter, driver.collection(client=client))
         loaded = await saved(repository, counters(100, 101))
         models = [*counters(*range(3)), *(loaded if mixed else []), *counters(3, 4)]
@@ -388,7 +388,7 @@ async def test_after_an_unknown_outcome_the_same_again(
     driver: Driver, proxy: Proxy, database: Db, fail_command: Fail, what: str, *, ordered: bool
 ) -> None:
     """pymongo's error, with a note; then the same instances, whether they were written or not, some of them changed."""
-    async with driver.another_client(proxy.uri, retryWrites=False, appName="fails", heartbeatFrequencyMS=500) as client:
+    async with driver.another_client(proxy.uri, retryWrites=False, appName="fails", heartbeatFrequencyMS=50) as client:
         repository = driver.repository(Counter, driver.collection(client=client))
         loaded = await saved(repository, counters(100, 101))
         models = [*counters(*range(4)), *loaded, *counters(*range(4, 9))]

@@ -266,7 +266,7 @@ async def test_an_error_of_the_server_comes_after_the_documents_before_it(
     driver: Driver, server: embedded.Server, fail_command: Any, slow: None
 ) -> None:
     """It was met ahead of its turn, and is raised in its turn."""
-    async with driver.another_client(server.uri, appName="fails", heartbeatFrequencyMS=500) as client:
+    async with driver.another_client(server.uri, appName="fails", heartbeatFrequencyMS=50) as client:
         items = driver.repository(Item, driver.collection(client=client))
         await items.save_many([Item(id=number) for number in range(6)])
         fail_command(["getMore"], errorCode=8000)
@@ -285,7 +285,7 @@ async def test_an_error_of_the_server_comes_after_the_documents_before_it(
 
 async def test_a_cursor_is_closed_while_it_fetches(driver: Driver, server: embedded.Server, fail_command: Any, slow: None) -> None:
     """The answer is waited for: pymongo's cursor is for one thread at a time. What has come can still be read."""
-    async with driver.another_client(server.uri, appName="fails", heartbeatFrequencyMS=500) as client:
+    async with driver.another_client(server.uri, appName="fails", heartbeatFrequencyMS=50) as client:
         items = driver.repository(Item, driver.collection(client=client))
         await items.save_many([Item(id=number) for number in range(6)])
         fail_command(["getMore"], blockConnection=True, blockTimeMS=300)
@@ -303,7 +303,7 @@ async def test_a_task_that_is_cancelled_while_it_waits(driver: Driver, server: e
     """Is cancelled, and so is the question to the server; the cursor cannot go on, as one of pymongo's."""
     if not driver.is_async:
         return
-    async with driver.another_client(server.uri, appName="fails", heartbeatFrequencyMS=500) as client:
+    async with driver.another_client(server.uri, appName="fails", heartbeatFrequencyMS=50) as client:
         items = driver.repository(Item, driver.collection(client=client))
         await items.save_many([Item(id=number) for number in range(6)])
         fail_command(["getMore"], blockConnection=True, blockTimeMS=300)
