@@ -72,7 +72,7 @@ class Plan:
         return effort
 
 
-QUICK = Plan(Effort(seconds=0, least=2, most=2, warm_up=0), bulk=80, searched=300, streamed=2_000)
+QUICK = Plan(Effort(seconds=0, least=1, most=1, warm_up=0), bulk=80, searched=300, streamed=2_000)
 WHOLE = Plan(Effort(seconds=5, least=5, most=300, warm_up=2), bulk=1_000, searched=20_000, streamed=100_000)
 
 

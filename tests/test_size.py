@@ -26,7 +26,7 @@ class File(BaseModel):
     notes: str = "xyzzy"
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _room(client: Any) -> Iterator[None]:
     """The small cache of the throw-away server has no room for several large documents at once (error 388, WriteConflict)."""
     engine = "wiredTigerEngineRuntimeConfig"
