@@ -540,6 +540,7 @@ def test_tools_may_look_at_names() -> None:
 # --- asked and answered -----------------------------------------------------------------------------------------------
 
 ADA = Record(
+    id=UUID(int=1),
     rank=1,
     paid=True,
     owner=UUID(int=7),
@@ -553,7 +554,14 @@ ADA = Record(
     items="i",
     keys=["k"],
 )
-BOB = Record(tenant="umbrella", rank=5, created_at=DAY.replace(year=2025), orders=[Order(price=5, paid=True)], email="b@b.example")
+BOB = Record(
+    id=UUID(int=2),
+    tenant="umbrella",
+    rank=5,
+    created_at=DAY.replace(year=2025),
+    orders=[Order(price=5, paid=True)],
+    email="b@b.example",
+)
 
 
 @pytest.mark.parametrize(

@@ -107,7 +107,7 @@ def test_each_path_of_a_field_is_renamed_and_nothing_else(expression: Any, expec
 
 @pytest.mark.parametrize(
     "value",
-    [True, 1.5, Int64(2), Decimal128("1"), "text", b"x", UUID(int=1), ObjectId(), datetime(2024, 1, 1, tzinfo=UTC), "a.b"],
+    [True, 1.5, Int64(2), Decimal128("1"), "text", b"x", UUID(int=1), ObjectId(bytes(12)), datetime(2024, 1, 1, tzinfo=UTC), "a.b"],
     ids=repr,
 )
 def test_values_that_bson_holds_pass_as_they_are(value: Any) -> None:

@@ -812,7 +812,7 @@ def same_index_keys(one: KeyRing, other: KeyRing) -> bool:
         index_ring("x1", "x2", search_by="x2"),
         index_ring("x1", "x2", search_by="x2", written=["x2"]),
         index_ring("x1", "x2", "x3", search_by="x2", written=["x3", "x2"]),
-        KeyRing.generate(),
+        pytest.param(KeyRing.generate(), id="generated"),
     ],
     ids=repr,
 )
