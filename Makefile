@@ -10,6 +10,10 @@ OLDEST_TESTS := tests/test_lossless.py tests/test_schema.py tests/test_codec.py 
 	tests/test_provision.py tests/test_blind.py tests/test_search.py tests/test_reading.py tests/test_writing.py \
 	tests/test_upkeep.py tests/test_transactions.py tests/test_watching.py
 
+# Tests wait for mongod as long as they compute: as many processes as there are cores (as the system counts them, and four at
+# most), each with a mongod of its own. A file stays in one process, which builds once what its tests share.
+SPREAD := --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
@@ -30,9 +34,9 @@ test: ## lint, then all tests with branch coverage, then what depends on version
 
 _checks: .venv/.dev .venv-oldest/.installed lint
 	@echo "== make test: all tests, on the newest versions"
-	@$(PY) -m pytest -m "not soak" --cov --cov-report=term
+	@$(PY) -m pytest -m "not soak" $(SPREAD) --cov --cov-report=term
 	@echo "== make test: what depends on versions, on the oldest ones supported:" $$(cat .venv-oldest/constraints.txt)
-	@$(OLDEST) -m pytest -m "not soak" -p no:cacheprovider $(OLDEST_TESTS)
+	@$(OLDEST) -m pytest -m "not soak" -p no:cacheprovider $(SPREAD) $(OLDEST_TESTS)
 
 lint: .venv/.dev ## style, types and the direction of imports, without running anything
 	@echo "== lint: ruff check"
