@@ -41,10 +41,6 @@ from mongo_envelope.bridge import drive, settle
 Model = TypeVar("Model", bound=BaseModel)
 Client = MongoClient[dict[str, Any]] | AsyncMongoClient[dict[str, Any]]
 
-#: Seconds: how soon a client notices that it has lost its server, and how soon it asks it again. pymongo takes half a second for
-#: each, to spare a server in trouble; the one of these tests is back at once. Nothing else in pymongo or the package depends on it.
-pymongo.network_layer._POLL_TIMEOUT = pymongo.common.MIN_HEARTBEAT_INTERVAL = 0.03
-
 
 class Either:
     """A repository, cursor, stream or bulk writer of either driver, to be awaited and iterated as if it were of the async one."""
@@ -317,6 +313,16 @@ def fail_command(client: MongoClient[dict[str, Any]]) -> Iterator[Callable[..., 
 
     yield fail
     client.admin.command("configureFailPoint", "failCommand", mode="off")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A client notices soon that it has lost its server, and asks it again soon. The long campaigns keep pymongo's own pauses.
+
+    pymongo takes half a second for each, to spare a server in trouble; that of these tests is back at once. The package knows
+    neither, and nothing else in pymongo depends on them; with the second, ``heartbeatFrequencyMS`` may be less than 500, too.
+    """
+    if config.getoption("markexpr") != "soak":
+        pymongo.network_layer._POLL_TIMEOUT = pymongo.common.MIN_HEARTBEAT_INTERVAL = 0.03  # seconds
 
 
 @pytest.hookimpl(tryfirst=True)
