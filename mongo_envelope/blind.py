@@ -212,13 +212,17 @@ class Indexer(NeverLeaves):
     def __bool__(self) -> bool:
         return bool(self._definitions)
 
+    def of_nothing(self, _: object) -> dict[str, Any]:
+        """An ``idx`` without values, as no document is stored; no normaliser is asked for it."""
+        return _kid_of(self._keys.written_index_keys)
+
     def of(self, values: Mapping[str, Any], kids: Sequence[str] | None = None) -> dict[str, Any]:
         """What is stored as ``idx``: the values of a model's fields, under the written index keys or those of ``kids``.
 
         Raise `ValueError`, with a field's name, for a value that its normaliser refuses; `UnknownKeyError` for a kid.
         """
         under = self._keys.written_index_keys if kids is None else kids
-        idx: dict[str, Any] = {"kid": under[0] if len(under) == 1 else list(under)}
+        idx = _kid_of(under)
         for each in self._definitions:
             # Each once: short values of several elements, or under several keys, may be equal by chance.
             found = {self._value(each, kid, encoding) for encoding in each.encodings(values) for kid in under}
@@ -368,3 +372,7 @@ def several(given: Any) -> Iterator[BlindIndex | Bucket]:
     """What ``Sensitive(index=…)`` was given: None, one, or several; a class stands for an instance of it."""
     for each in given if isinstance(given, list | tuple) else () if given is None else (given,):
         yield BlindIndex() if each is BlindIndex else each
+
+
+def _kid_of(kids: Sequence[str]) -> dict[str, Any]:
+    return {"kid": kids[0] if len(kids) == 1 else list(kids)}

@@ -134,6 +134,7 @@ class Run:
     failed: list[Failure] = field(default_factory=list)
     after: int = 0  #: how many were written of those that were given after the first that failed
     unmet: bool = False  #: a write concern was not met
+    ended: bool = False  #: an error has ended the transaction: nothing more can be written in it
     #: What was under way when an error came: of these it is unknown whether they are written.
     unsure: Sequence[Item[Any] | Wish] = ()
     where: Filter = None  #: of `update_many`
@@ -225,7 +226,8 @@ class Bulk(Writing[Model]):
         if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
             raise QueryError(f"{name}: batch_size is how many documents go into one command: an int, 1 or more")
         usual = _DOCUMENTS_ASYNC if isinstance(self.collection, AsyncCollection) else _DOCUMENTS
-        return Run(name, bool(ordered), session, batch_size or usual // 2, batch_size or usual)
+        first = usual // 2 if session is None else usual  # with a session nothing runs beside the caller
+        return Run(name, bool(ordered), session, batch_size or first, batch_size or usual)
 
     def check_several(self, models: Any, *kinds: type) -> None:
         """Raise `QueryError` for what is no collection of models."""
@@ -333,8 +335,16 @@ class Bulk(Writing[Model]):
         return found
 
     def _key_in(self, raw: bytes) -> Any:
-        """`key_of` what was found. But for the ``_id`` nothing is decoded: a document that is no BSON does not hide the others."""
-        return self.key_of(envelope.identify(raw, longest=len(raw)))
+        """`key_of` what was found. But for the ``_id`` nothing is decoded: a document that is no BSON does not hide the others.
+
+        None, which is no document's, for an ``_id`` that nobody can have asked for.
+        """
+        try:
+            key = self.key_of(envelope.identify(raw, longest=len(raw)))
+            hash(key)
+        except TypeError:  # a regular expression, say
+            return None
+        return key
 
     async def enter_wished(self, run: Run, chunk: Chunk, wish: Wish, found: Mapping[Any, Any]) -> None:
         """Open one of them, and let it wait in the chunk with its changes."""
@@ -385,7 +395,7 @@ class Bulk(Writing[Model]):
                     await self._delete_wishes(run, chunk)
                 if not chunk.begun:
                     await self._begin(chunk, run.session)
-                while chunk.items and not chunk.again and not (run.ordered and (run.failed or chunk.doubtful)):
+                while chunk.items and not chunk.again and not run.ended and not (run.ordered and (run.failed or chunk.doubtful)):
                     await self._send_some(run, chunk)
         except PyMongoError as error:
             if deletes or in_transaction(run.session) or not _may_pass(error):
@@ -401,7 +411,7 @@ class Bulk(Writing[Model]):
             raise chunk.lost
         if chunk.refused is not None and not run.failed:
             run.fail(chunk.refused)
-        if run.ordered and (failure := run.failure()) is not None:
+        if (run.ordered or run.ended) and (failure := run.failure()) is not None:
             raise failure
         return None
 
@@ -481,7 +491,9 @@ class Bulk(Writing[Model]):
         unclear = [batch[place] for place, each in problems.items() if self._is_unclear(each)]
         unclear += batch[reached:] if chunk.lost is not None else []
         asked = unclear + (replaced if missing else [])
-        ended = bool(problems) and in_transaction(run.session)  # an error has ended the transaction: it answers no question
+        # An error ends the transaction: it answers no question. Nor is anything more sent in it: the server would say that it
+        # does not know the transaction, which is an error for which pymongo begins all of it again.
+        ended = run.ended = bool(problems) and in_transaction(run.session)
         stored = await self._stored_tags(asked, run.session) if asked and not ended else {}
         tags = {id(item): stored.get(self.key_of(item.identity)) for item in asked}
         gone = [] if ended else _not_written(replaced, tags, missing)
@@ -555,10 +567,11 @@ class Bulk(Writing[Model]):
             return
         while chunk.wishes:
             wish = chunk.wishes[0]
-            deleted, failed = False, None
+            deleted = False
+            failed: Failure | None = None
             try:
                 deleted = await self.delete_untold(wish.given, revision=wish.revision, session=run.session)
-            except RepositoryError as error:
+            except (RepositoryError, EnvelopeError) as error:  # the latter of a hook that refuses this document
                 failed = error
             chunk.wishes = chunk.wishes[1:]
             if deleted:

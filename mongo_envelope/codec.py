@@ -162,7 +162,7 @@ class DocumentCodec(Generic[Model]):
 
         The short way to know is to seal it and to open that.
         """
-        sealed = self._writer.seal(model, self._at_once_idx, None)
+        sealed = self._writer.seal(model, self.indexer.of_nothing, None)
         opened = None if sealed is None else self._fast.open(sealed[1])
         return self.schema.reloaded(model) if opened is None else opened[2]
 

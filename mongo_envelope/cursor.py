@@ -14,9 +14,9 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future, wait
 from time import perf_counter
-from typing import Any, Generic, Self, TypeVar, overload
+from typing import Any, Final, Generic, Self, TypeVar, overload
 
-from pymongo.errors import InvalidOperation
+from pymongo.errors import InvalidOperation, PyMongoError
 
 from .bridge import SLICE, drive
 from .errors import QueryError
@@ -28,6 +28,8 @@ from .reading import WAIT, Found, Reading, checked_count
 __all__ = ["AsyncCursor", "Cursor"]
 
 Model = TypeVar("Model")  # or a `Metadata`
+#: So many batches a thread fetches ahead, once an answer was slow: it may have been so by chance.
+_SLOW: Final = 16
 
 
 class _Cursor(Generic[Model]):
@@ -154,7 +156,8 @@ class Cursor(_Cursor[Model]):
     """
 
     _ahead: Future[list[Any]] | None = None
-    _is_slow = False
+    _slow = 0  # how many more batches a thread fetches before it is looked again whether that helps
+    _is_lost = False
 
     def __iter__(self) -> Iterator[Model]:
         return self
@@ -191,19 +194,34 @@ class Cursor(_Cursor[Model]):
 
     def _fetch(self) -> bool:
         """The next documents, and ask for those after them. Whether there are any."""
-        if self._ahead is not None:
-            documents = _result_of(self._ahead)
-        else:
-            began = perf_counter()
-            documents = drive(self._flows.batch(self._found))
-            # A thread with an answer gets the interpreter after this time: what is there sooner, it would bring later.
-            self._is_slow = perf_counter() - began > sys.getswitchinterval()
+        documents = self._fetch_now() if self._ahead is None else _result_of(self._ahead)
         # Not before: Ctrl-C ends the wait, and not what is waited for; and after an error pymongo's cursor would give nothing more.
         self._ahead = None
         self._found.waiting = iter(documents)
-        if self._is_slow and self._more_to_come(documents):
+        if self._slow and self._more_to_come(documents):
+            self._slow -= 1
             self._ahead = _in_a_thread(lambda: drive(self._flows.batch(self._found)))
         return bool(documents)
+
+    def _fetch_now(self) -> list[Any]:
+        """The next documents, waited for by this thread; and whether that takes so long that another thread should, from now on."""
+        if self._is_lost:
+            raise InvalidOperation("the wait for this cursor was interrupted, and what came then is lost: ask again")
+        began = perf_counter()
+        try:
+            documents = drive(self._flows.batch(self._found))
+        except PyMongoError as error:
+            self._ahead = Future()  # at every further turn: pymongo's cursor would say that there is no more
+            self._ahead.set_exception(error)
+            raise
+        except Exception:  # a hook's, before anything was asked; or an answer that is none, after which there may be others
+            raise
+        except BaseException:  # Ctrl-C, while pymongo was waiting
+            self._is_lost = True
+            raise
+        # A thread with an answer gets the interpreter after this time: what is there sooner, it would bring later.
+        self._slow = _SLOW if perf_counter() - began > sys.getswitchinterval() else 0
+        return documents
 
     def to_list(self, length: int | None = None) -> list[Model]:
         """All that are left, or at most ``length`` of them."""

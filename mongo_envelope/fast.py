@@ -15,6 +15,7 @@ it, once for each model; `FastReader.source` is what is run.
 
 from __future__ import annotations
 
+import functools
 import hmac
 import json
 import re
@@ -116,16 +117,15 @@ class FastReader(Generic[Model]):
                 pattern.add_field(fields[name])
         #: How documents are opened, as text.
         self.source = pattern.filled(_OPEN, [field.name for field in schema.stored])
-        self._keys = keys
-        self._context = context
-        self._working: dict[bytes, tuple[_Tag, _Decrypt]] = {}  # by length and text of the kid
+        #: by length and text of the kid
+        working: dict[bytes, tuple[_Tag, _Decrypt]] = {}
         names = {
             "match_before": re.compile(pattern.parts[0], re.DOTALL).match,
             "match_after": re.compile(pattern.parts[1], re.DOTALL).fullmatch,
             "TAG_HEADER": envelope.TAG_HEADER,
             "length": _length,
-            "working": self._working,
-            "learn": self._learn,
+            "working": working,
+            "learn": functools.partial(_learn, working, keys, context),
             "compare_digest": hmac.compare_digest,
             "METADATA": pattern.metadata,
             "validate": schema._plan._validator.validate_json,
@@ -133,16 +133,17 @@ class FastReader(Generic[Model]):
         }
         self.open = function("open", self.source, {**names, **pattern.names})
 
-    def _learn(self, element: bytes) -> tuple[_Tag, _Decrypt]:
-        """The two operations under the key that length and text of a kid name, as the plain way finds it. Raise what it raises."""
-        try:
-            kid = envelope._kid(b"\x02" + element + b"\x00")
-            if _length(element)[0] != len(element) - 3:
-                raise LookupError
-            working = self._keys.working_keys(kid, self._context)
-        except (EnvelopeError, KeyUnavailableError):
-            raise LookupError from None
-        return self._working.setdefault(element, (working.authenticator.tag, working.cipher.decrypt))
+
+def _learn(working: dict[bytes, tuple[_Tag, _Decrypt]], keys: KeyRing, context: str, element: bytes) -> tuple[_Tag, _Decrypt]:
+    """The two operations under the key that length and text of a kid name, as the plain way finds it. Raise what it raises."""
+    try:
+        kid = envelope._kid(b"\x02" + element + b"\x00")
+        if _length(element)[0] != len(element) - 3:
+            raise LookupError
+        found = keys.working_keys(kid, context)
+    except (EnvelopeError, KeyUnavailableError):
+        raise LookupError from None
+    return working.setdefault(element, (found.authenticator.tag, found.cipher.decrypt))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -184,7 +185,13 @@ class _Pattern:
     def __init__(self, *, alone: bool) -> None:
         self.parts = [b"", b""]  #: before the bytes of ``data``, and after them
         self.metadata = b""  #: the values in the clear as JSON, with a place for each
-        self.names: dict[str, Any] = {"hexlify": hexlify, "int64": _int64, "moment": _moment_as_json, "brief": _moment_in_brief}
+        self.names: dict[str, Any] = {
+            "hexlify": hexlify,
+            "int64": _int64,
+            "moment": _moment_as_json,
+            "brief": _moment_in_brief,
+            "UUID": UUID,
+        }
         self._alone = alone
         self._groups: list[list[str]] = [[], []]
         self._own: dict[str, str] = {}  # the groups of ``iv`` and ``kid``
@@ -236,9 +243,10 @@ class _Pattern:
             [group] = self.add(rb"\x05%s\x10\x00\x00\x00\x04(.{16})" % name)
             convert = "hexlify" if alone else self._called("as_json", _uuid_as_json)
             self._values[field.name] = b'"%b"', f"{convert}({group})"
-            held = self._called("NAME", field.name)
-            # What BSON holds is what the model holds, where no function has come in between.
-            identity = f"model.__dict__[{held}]" if alone else f"{self._called('as_identity', _uuid)}({group})"
+            # What the model holds is most often what BSON holds. Making it again is for the rest.
+            held = f"(held := model.__dict__[{self._called('NAME', field.name)}])"
+            made = f"{self._called('as_identity', _uuid)}({group})"
+            identity = f"held if type{held} is UUID and held.int == int.from_bytes({group}, 'big') else {made}"
         else:
             forms = [re.escape(bytes([kind])) + name + value for kind, value in _SCALARS.items()]
             [group] = self.add(b"(%s)" % b"|".join(forms))

@@ -11,6 +11,7 @@ adds; `straight` compiles it, once for each combination of types that stands in 
 
 from __future__ import annotations
 
+import operator
 import os
 import re
 import struct
@@ -51,6 +52,7 @@ def seal(model, values, iv, idx, pad):
     # What has to be looked at in each value, beside its type.
     <checks>
     payload = <serializer>.to_json(model, warnings=False)
+    <afterwards>
     <depth>
     if pad is not None:
         payload = pad(payload)
@@ -116,6 +118,8 @@ class FastWriter(Generic[Model]):
         types = (*map(type, values.values()),)
         if not self._possible or len(self._learned) >= _MOST or (*values,) != self._names or Timestamp in types:
             return
+        if values[self._schema.identity.name] is None:  # another thread has changed it: a stored document has an id
+            return
         if all(kind in node.types for kind, node in zip(types, self._nodes, strict=True)):
             clear = tuple(type(values[field.name]) for field in self._fields.values())
             if clear not in self._compiled:
@@ -135,6 +139,7 @@ class FastWriter(Generic[Model]):
             "MILLISECOND": _MILLISECOND,
             "KID": b"\x02kid\x00" + _int32(len(kid) + 1) + kid + b"\x00",
             "kept": kept,
+            "same": _are_the_same,
             "whole": plan._serializer,
             "brief": plan._without_moments,
             "check_depth": check_depth,
@@ -169,6 +174,8 @@ class FastWriter(Generic[Model]):
             "serializer": f"(brief if {' and '.join(f'kept({value[name]})' for name in plan.moments)} else whole)"
             if plan.moments
             else "whole",
+            # A user's dump= is called in there. What it does to the instance, if anything, the plain way sees.
+            "afterwards": f"if not same(values, ({', '.join(value.values())},)): raise ValueError" if plan._codecs else "pass",
             "depth": "pass" if plan.shallow else "check_depth(payload)",
             "texts": "; ".join(texts) or "pass",
             "elements": "".join(f"{each}, " for each in elements),
@@ -206,6 +213,11 @@ class _Packing:
             self.names[f"pack_{value}"] = _int(field.stored.encode() + b"\x00")
         else:
             self.form = b"\x0a" + name
+
+
+def _are_the_same(values: dict[str, Any], before: tuple[Any, ...]) -> bool:
+    """Whether the values of an instance are the objects that they were."""
+    return len(values) == len(before) and all(map(operator.is_, values.values(), before))
 
 
 def _int(name: bytes) -> Callable[[int], bytes]:

@@ -17,5 +17,5 @@ def function(name: str, source: str, names: Mapping[str, Any]) -> Callable[..., 
     """The function of this name that the source defines. ``names``: what else it speaks of."""
     known = dict(names)
     exec(compile(source, f"<mongo_envelope: {name}>", "exec"), known)  # noqa: S102 - of constants and numbers only, as said above
-    made: Callable[..., Any] = known[name]
+    made: Callable[..., Any] = known.pop(name)  # not in a circle: what it speaks of, such as keys, goes when the function goes
     return made

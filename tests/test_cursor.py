@@ -33,6 +33,7 @@ from mongo_envelope import (
     Repository,
     Sensitive,
     UnknownKeyError,
+    cursor as cursors,
     embedded,
 )
 from mongo_envelope.bridge import settle
@@ -281,6 +282,55 @@ async def test_an_error_of_the_server_comes_after_the_documents_before_it(
         del found  # whoever leaves a cursor does not hear of it
         gc.collect()
         await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize("interval", [0.0, 3600.0], ids=["a thread fetches", "no thread fetches"])
+async def test_what_was_interrupted_is_not_the_end(
+    driver: Driver, server: embedded.Server, monkeypatch: pytest.MonkeyPatch, fail_command: Any, interval: float
+) -> None:
+    """An error of the server, or Ctrl-C, and what the cursor says after it."""
+    monkeypatch.setattr(sys, "getswitchinterval", lambda: interval)
+    async with driver.another_client(server.uri, appName="fails", heartbeatFrequencyMS=50) as client:
+        items = driver.repository(Item, driver.collection(client=client))
+        await items.save_many([Item(id=number) for number in range(6)])
+        fail_command(["getMore"], errorCode=8000)
+        found = items.find(sort="id", batch_size=2)
+        assert [(await anext(found)).id for _ in range(2)] == [0, 1]
+        for _ in range(3):
+            with pytest.raises(OperationFailure):
+                await anext(found)
+        if driver.is_async or not interval:  # there, a task is cancelled; or the wait ends, and the thread goes on
+            return
+        found = items.find(sort="id", batch_size=2)
+        assert (await anext(found)).id == 0
+
+        async def interrupted(_: Any) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(found.inner._flows, "batch", interrupted)
+        assert (await anext(found)).id == 1
+        with pytest.raises(KeyboardInterrupt):
+            await anext(found)
+        monkeypatch.undo()
+        for _ in range(2):
+            with pytest.raises(InvalidOperation, match="was interrupted, and what came then is lost"):
+                await anext(found)
+
+
+async def test_one_slow_answer_does_not_mean_threads_for_ever(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After some batches it is looked again whether a thread helps."""
+    if driver.is_async:
+        return
+    items = await with_items(driver, 60)
+    fetched: list[int] = []
+    real = cursors._in_a_thread
+    monkeypatch.setattr(cursors, "_in_a_thread", lambda work: fetched.append(1) or real(work))  # type: ignore[func-returns-value]
+    monkeypatch.setattr(sys, "getswitchinterval", lambda: 0.0)
+    found = items.find(batch_size=2)
+    await anext(found)
+    monkeypatch.setattr(sys, "getswitchinterval", lambda: 3600.0)
+    assert len(await found.to_list()) == 59
+    assert len(fetched) == cursors._SLOW
 
 
 async def test_a_cursor_is_closed_while_it_fetches(driver: Driver, server: embedded.Server, fail_command: Any, slow: None) -> None:

@@ -15,7 +15,7 @@ from uuid import UUID, uuid4
 import pytest
 from bson import Int64, ObjectId
 from every_type import ANYTHING, EVERY_TYPE, same
-from pydantic import BaseModel, ConfigDict, create_model, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, create_model, field_validator, model_validator
 from test_spec import ring, values, vectors
 
 from mongo_envelope import BlindIndex, Bucket, DocumentCodec, IndexKey, KeyRing, Queryable, Sensitive, envelope
@@ -311,6 +311,35 @@ def test_a_validator_sees_what_the_plain_way_shows_it(model: type[Seen]) -> None
     assert bool(seen) is (model is not Seen)
     assert short is not None
     assert short[0] == one.id
+
+
+class Keyed(BaseModel):
+    key: UUID = Field(alias="_id")
+    secret: str = "s"
+
+
+class Rewriting(Seen):
+    """A validator of another field writes the id: ``info.data`` is the instance's own dict."""
+
+    @field_validator("secret")
+    @classmethod
+    def see(cls, value: str, info: ValidationInfo) -> str:
+        info.data["id"] = UUID(int=9)
+        return value
+
+
+def test_the_id_is_the_document_s_whatever_the_model_holds() -> None:
+    """The payload may have a value of that name, as after a field has become the id; or a function may have changed it."""
+    identity = UUID(int=1)
+    for model, payload in ((Keyed, b'{"key":"%s","secret":"s"}' % str(UUID(int=2)).encode()), (Rewriting, b'{"secret":"s"}')):
+        of = codec(model)
+        metadata: dict[str, Any] = {"_id": identity}
+        if model is Rewriting:
+            metadata |= {"other": UUID(int=3), "at": datetime(2026, 1, 1, tzinfo=UTC)}
+        raw = envelope.seal(metadata, payload, keys=KEYS, context="c")
+        assert agrees(of, raw)
+        found, _, opened = of.open_bson(raw)
+        assert found == identity != getattr(opened, of.schema.identity.name)
 
 
 @pytest.mark.parametrize("length", [1, 2, 4, 6, 257])

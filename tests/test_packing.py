@@ -394,6 +394,57 @@ def test_what_would_be_loaded(name: str) -> None:
         assert same(of.reloaded(one), of.schema.reloaded(one))
 
 
+def test_no_normaliser_is_asked_what_would_be_loaded() -> None:
+    """It may be slow, and there is nothing to be found by what is not stored."""
+    asked: list[str] = []
+    index = BlindIndex(normalize=lambda value: asked.append(value) or value, normalize_id="mine")  # type: ignore[func-returns-value]
+    of = codec(create_model("Model", id=(int, ...), text=(Annotated[str, Sensitive(index=index)], ...)))
+    one = of.schema.model(id=1, text="x")
+    of.seal(one)
+    assert asked == ["x"]
+    assert of.reloaded(one) == one
+    assert asked == ["x"]
+
+
+def test_a_dump_that_changes_the_instance() -> None:
+    """What stands in the clear is what stands there when the payload is made."""
+
+    class Owned:
+        owner: Any = None
+
+    def dump(value: Owned) -> int:
+        value.owner.n = 5
+        return 1
+
+    of = codec(
+        create_model(
+            "Model",
+            id=(int, ...),
+            n=(Annotated[int, Queryable()], 0),
+            owned=(Annotated[Any, Sensitive(dump=dump, load=lambda _: Owned())], ...),
+        )
+    )
+
+    def new() -> Any:
+        one = of.schema.model(id=1, owned=Owned())
+        one.owned.owner = one
+        return one
+
+    for _ in range(3):
+        assert of.seal(new())["n"] == 5
+
+
+def test_an_id_that_is_gone_again_is_not_learned() -> None:
+    """A stored document has an id, also if something takes it off the instance while that is sealed."""
+    of = codec(
+        create_model("Model", __config__=ConfigDict(arbitrary_types_allowed=True), id=(ObjectId | None, None), text=(str, "s"))
+    )
+    one = of.schema.model()
+    of._writer.learn(one)
+    assert of._writer._learned == {}
+    assert of.seal(one)["_id"] == one.id is not None
+
+
 def test_what_could_not_be_loaded() -> None:
     """A constraint that an assignment got round is an error of the update, whichever way is asked first."""
     of = codec(create_model("Model", id=(int, ...), text=(Annotated[str, Field(max_length=3)], ...)))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import re
+import weakref
 from typing import Annotated, Any
 from uuid import UUID, uuid4
 
@@ -19,6 +21,22 @@ def test_a_function_knows_the_names_that_it_is_given() -> None:
     double = function("double", "def double(value):\n    return two * value\n", names)
     assert double(21) == 42
     assert names == {"two": 2}
+
+
+def test_keys_go_with_what_was_compiled_for_them() -> None:
+    """Nothing stands in a circle: they do not wait for a collection of garbage."""
+    codec: DocumentCodec[Any] | None = DocumentCodec(create_model("Gone", id=(int, ...), secret=(str, "s")), keys=KEYS, context="c")
+    one = codec.schema.model(id=1)
+    assert codec.open(codec.seal_bson(one)) == one
+    held = [weakref.ref(each) for each in (codec, codec._fast, codec._fast.open, codec._writer, *codec._writer._compiled.values())]
+    assert len(held) == 5
+    gc.collect()
+    gc.disable()
+    try:
+        codec = None
+        assert [each() for each in held] == [None] * 5
+    finally:
+        gc.enable()
 
 
 def test_no_name_of_a_user_becomes_source() -> None:
