@@ -33,8 +33,10 @@ from mongo_envelope import (
     Repository,
     Sensitive,
     UnknownKeyError,
-    cursor as cursors,
     embedded,
+)
+from mongo_envelope import (
+    cursor as cursors,
 )
 from mongo_envelope.bridge import settle
 from mongo_envelope.errors import KMSError
