@@ -73,7 +73,6 @@ class _Writer(Generic[Model]):
 
     def _take(self) -> Chunk:
         chunk, self._chunk = self._chunk, Chunk()
-        self._run.batch_size = self._run.later
         return chunk
 
     def _must_go(self, kind: str, seen: Any) -> bool:

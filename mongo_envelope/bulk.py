@@ -38,6 +38,7 @@ from .errors import (
 )
 from .flows import Filter, as_document, batches, in_transaction
 from .places import identity_value
+from .primitives import FreshIVs
 from .provision import BYTE_BY_BYTE
 from .reading import Found
 from .revision import ABSENT, FRESH, Revision, recall, remember
@@ -125,7 +126,7 @@ class Run:
     ordered: bool
     session: Any
     batch_size: int  #: how many documents a chunk has at most
-    later: int  #: and how many it has after the first
+    take_iv: Callable[[], bytes] = field(default_factory=lambda: FreshIVs().take)
     given: int = 0  #: how many there were up to now
     inserted: int = 0
     replaced: int = 0
@@ -226,8 +227,7 @@ class Bulk(Writing[Model]):
         if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
             raise QueryError(f"{name}: batch_size is how many documents go into one command: an int, 1 or more")
         usual = _DOCUMENTS_ASYNC if isinstance(self.collection, AsyncCollection) else _DOCUMENTS
-        first = usual // 2 if session is None else usual  # with a session nothing runs beside the caller
-        return Run(name, bool(ordered), session, batch_size or first, batch_size or usual)
+        return Run(name, bool(ordered), session, batch_size or usual)
 
     def check_several(self, models: Any, *kinds: type) -> None:
         """Raise `QueryError` for what is no collection of models."""
@@ -250,7 +250,7 @@ class Bulk(Writing[Model]):
         if id(model) in chunk.seen:
             return None
         try:
-            identity, raw = self.sealed(model)
+            identity, raw = self.sealed(model, run.take_iv)
         except EnvelopeError as error:
             refused = error.about(index=index)
         else:
@@ -390,9 +390,9 @@ class Bulk(Writing[Model]):
         """
         deletes = bool(chunk.wishes)
         try:
-            with run.doubting(lambda: chunk.items or chunk.wishes):
-                if deletes:
-                    await self._delete_wishes(run, chunk)
+            if deletes:
+                await self._delete_wishes(run, chunk)
+            with run.doubting(lambda: chunk.items):
                 if not chunk.begun:
                     await self._begin(chunk, run.session)
                 while chunk.items and not chunk.again and not run.ended and not (run.ordered and (run.failed or chunk.doubtful)):
@@ -562,18 +562,18 @@ class Bulk(Writing[Model]):
         plainly = not self._shard_key and not self.hooks.hear_deleting
         if plainly and all(wish.revision is None for wish in chunk.wishes):
             deletes = [DeleteOne({"_id": wish.identity}, collation=BYTE_BY_BYTE) for wish in chunk.wishes]
-            result = await settle(self.collection.bulk_write(deletes, ordered=run.ordered, session=run.session))
-            run.deleted += self.number_of(result.deleted_count)
+            with run.doubting(lambda: chunk.wishes):
+                result = await settle(self.collection.bulk_write(deletes, ordered=run.ordered, session=run.session))
+                run.deleted += self.number_of(result.deleted_count)
             return
-        while chunk.wishes:
-            wish = chunk.wishes[0]
+        for wish in chunk.wishes:
             deleted = False
             failed: Failure | None = None
             try:
-                deleted = await self.delete_untold(wish.given, revision=wish.revision, session=run.session)
+                with run.doubting(lambda wish=wish: [wish]):  # type: ignore[misc]  # mypy cannot infer a default's type
+                    deleted = await self.delete_untold(wish.given, revision=wish.revision, session=run.session)
             except (RepositoryError, EnvelopeError) as error:  # the latter of a hook that refuses this document
-                failed = error
-            chunk.wishes = chunk.wishes[1:]
+                failed, run.unsure = error, ()
             if deleted:
                 run.deleted += 1
                 await self.after_delete(wish.given)

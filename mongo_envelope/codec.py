@@ -29,6 +29,7 @@ from .keys import KeyRing, check_context
 from .packing import FastWriter
 from .padding import Padding, is_chosen, padded
 from .places import from_stored
+from .primitives import fresh_iv
 from .schema import Schema
 
 __all__ = ["DocumentCodec", "Metadata"]
@@ -125,11 +126,14 @@ class DocumentCodec(Generic[Model]):
         """The stored document as BSON: the bytes that the tag covers."""
         return self.sealed(model)[1]
 
-    def sealed(self, model: Model) -> tuple[Any, bytes]:
-        """The stored ``_id`` and the stored document, as BSON. The short way where that will do: see `packing`."""
+    def sealed(self, model: Model, take_iv: Callable[[], bytes] = fresh_iv) -> tuple[Any, bytes]:
+        """The stored ``_id`` and the stored document, as BSON. The short way where that will do: see `packing`.
+
+        ``take_iv``: `FreshIVs.take`, where many are sealed one after the other.
+        """
         if self._validate_on_save:
             return self._sealed_plainly(model)
-        at_once = self._writer.seal(model, self._at_once_idx, self._pad)
+        at_once = self._writer.seal(model, self._at_once_idx, self._pad, take_iv)
         if at_once is not None:
             return at_once
         sealed = self._sealed_plainly(model)

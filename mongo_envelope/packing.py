@@ -12,7 +12,6 @@ adds; `straight` compiles it, once for each combination of types that stands in 
 from __future__ import annotations
 
 import operator
-import os
 import re
 import struct
 from collections.abc import Callable
@@ -96,19 +95,18 @@ class FastWriter(Generic[Model]):
         model: Model,
         idx: Callable[[Model], Any] | None,
         pad: Callable[[bytes], bytes] | None,
-        *,
-        iv: bytes | None = None,
+        take_iv: Callable[[], bytes] = primitives.fresh_iv,
     ) -> tuple[Any, bytes] | None:
         """The ``_id`` and the sealed document, or None for an instance that the plain way has to look at.
 
-        ``idx`` gives the index values, ``pad`` the payload with its padding. Only tests call it with an ``iv`` of their own.
+        ``idx`` gives the index values, ``pad`` the payload with its padding, ``take_iv`` an IV that nothing else is sealed under.
         """
         try:
             values = model.__dict__
             sealing = self._learned.get((*map(type, values.values()),))
             if sealing is None or type(model) is not self._model or (*values,) != self._names:
                 return None
-            return sealing(model, values, iv or os.urandom(primitives.IV_BYTES), idx, pad)
+            return sealing(model, values, take_iv(), idx, pad)
         except Exception:  # noqa: BLE001 - whatever it is, the plain way says it, and says it without a value
             return None
 

@@ -13,6 +13,8 @@ Sources: HKDF RFC 5869, HMAC RFC 2104 and FIPS 198-1, CTR mode NIST SP 800-38A s
 
 from __future__ import annotations
 
+import os
+import time
 from typing import Final, Literal, NoReturn
 
 from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext
@@ -28,10 +30,12 @@ __all__ = [
     "PURPOSES",
     "TAG_BYTES",
     "Authenticator",
+    "FreshIVs",
     "NeverLeaves",
     "Purpose",
     "StreamCipher",
     "derive",
+    "fresh_iv",
     "pack",
 ]
 
@@ -122,6 +126,44 @@ class StreamCipher(NeverLeaves):
 
     #: The inverse, which in this mode is the same. Of unauthenticated bytes it makes other bytes and no error: verify first.
     decrypt = encrypt
+
+
+#: So many IVs are drawn at a time, and for so many seconds they are used.
+_DRAWN: Final = 64
+_LASTING: Final = 0.005
+
+
+def fresh_iv() -> bytes:
+    """16 random bytes for one document."""
+    return os.urandom(IV_BYTES)
+
+
+class FreshIVs(NeverLeaves):
+    """IVs for many documents that are sealed one after the other: random, and each given once.
+
+    They are drawn several at a time because each draw (`os.urandom`) gives up the interpreter: where another thread waits for
+    that, sealing takes twice as long. What has been drawn is thrown away after a fork, so that two processes never have the same,
+    and after a few milliseconds, so that hardly a snapshot of a machine has any in it. (A single document's IV is drawn for it.)
+    """
+
+    __slots__ = ("_process", "_ready", "_until")
+
+    def __init__(self) -> None:
+        """Draw nothing yet."""
+        self._ready: list[bytes] = []
+        self._process, self._until = -1, 0.0
+
+    def take(self) -> bytes:
+        """16 random bytes, which nobody else gets."""
+        if os.getpid() == self._process and time.monotonic() < self._until:
+            try:
+                return self._ready.pop()  # in one step: no two threads get the same
+            except IndexError:
+                pass
+        drawn = os.urandom(_DRAWN * IV_BYTES)
+        self._ready = [drawn[begin : begin + IV_BYTES] for begin in range(IV_BYTES, len(drawn), IV_BYTES)]
+        self._process, self._until = os.getpid(), time.monotonic() + _LASTING
+        return drawn[:IV_BYTES]
 
 
 class Authenticator(NeverLeaves):

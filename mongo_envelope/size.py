@@ -14,10 +14,12 @@ from pydantic_core import from_json, to_json
 from . import envelope
 from .schema import Schema
 
-__all__ = ["MAX_BYTES", "complaint", "excess"]
+__all__ = ["MAX_BYTES", "NEVER_TOO_LARGE", "complaint", "excess"]
 
 #: MongoDB's limit for the BSON of one document (manual: Limits and Thresholds, BSON Document Size).
 MAX_BYTES: Final = 16 * 1024 * 1024
+#: An _id that counts twice is in it, too.
+NEVER_TOO_LARGE: Final = MAX_BYTES // 2
 #: So long an ``_id`` (in bytes of BSON) may be beside a document of that size. It is sent, and logged, twice: in the filter of a
 #: replacement, where pymongo has room for 16,382 bytes, and in the oplog, whose entries have 16 KiB more than documents
 #: (BSONObjMaxInternalSize in the server's source). What else stands there, hmacs and names, took 510 bytes of it at most, tried on
@@ -29,8 +31,8 @@ _LARGEST: Final = 3  # fields that are named
 
 def excess(raw: bytes) -> int:
     """How many bytes a sealed document has too many, if that is more than 0."""
-    if len(raw) <= MAX_BYTES // 2:
-        return 0  # an _id that counts twice is in it, too
+    if len(raw) <= NEVER_TOO_LARGE:
+        return 0
     start, _, end = envelope._walk(raw, {})[b"_id"]
     return len(raw) - MAX_BYTES + max(0, end - start - _BESIDE)
 

@@ -30,6 +30,7 @@ from .errors import (
 )
 from .flows import END, Filter, as_document, in_transaction, raw_of
 from .places import identity_value
+from .primitives import fresh_iv
 from .provision import BYTE_BY_BYTE
 from .reading import Reading
 from .revision import ABSENT, Revision, from_text, recall, remember
@@ -63,15 +64,16 @@ class Writing(Reading[Model]):
         identity, raw = self.sealed(model)
         return Sealed(identity, raw, recall(model, self.place, identity), self._shard(raw) if self._shard_key else ())
 
-    def sealed(self, model: Model) -> tuple[Any, bytes]:
+    def sealed(self, model: Model, take_iv: Callable[[], bytes] = fresh_iv) -> tuple[Any, bytes]:
         """The stored ``_id`` and the stored document: here each instance is sealed that a repository saves."""
         try:
-            identity, raw = self.codec.sealed(model)
+            identity, raw = self.codec.sealed(model, take_iv)
         except EnvelopeError as error:  # of a batch, say, which one
             given = getattr(model, self.schema.identity.name, None)
             error.about(document_id=given if self.schema.identity.node.fits(given) else None, collection=self.name)
             raise
-        self.check_size(identity, raw)
+        if len(raw) > size.NEVER_TOO_LARGE:
+            self.check_size(identity, raw)
         return identity, raw
 
     def check_size(self, identity: Any, raw: bytes) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any
 
+import bson
 import pytest
-from bson import ObjectId
+from bson import Code, DBRef, MinKey, ObjectId, Regex
 from bson.errors import InvalidBSON
 from bson.raw_bson import RawBSONDocument
 from conftest import Driver, Proxy, saved
@@ -688,6 +689,69 @@ async def test_a_transaction_that_runs_twice_is_no_conflict_with_itself(driver: 
             assert await repository.save_many(models, session=session) == SaveResult(10, 0)
     assert await repository.save_many(models) == SaveResult(0, 10)
     assert len(stored(database)) == 10
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+async def test_after_an_error_nothing_more_is_sent_in_a_transaction(driver: Driver, database: Db, *, ordered: bool) -> None:
+    """The error has ended it. What the server says of the next command would have `with_transaction` begin again, without end."""
+    repository = driver.repository(Counter)
+    await repository.save(Counter(id=1))
+    async with driver.transaction(commit=False) as session:
+        with pytest.raises(RevisionConflictError if ordered else BulkSaveError, match="a document with this _id exists") as caught:
+            await repository.save_many(counters(*range(3 * SIZE)), ordered=ordered, batch_size=SIZE, session=session)
+    assert not getattr(caught.value, "__notes__", [])
+    assert [each.document_id for each in caught.value.result.failed] == ["1"]
+    assert stored(database) == {1: 0}
+    assert (await repository.save_many(counters(*range(2, 2 + SIZE)))).inserted_count == SIZE
+
+
+async def delete_each(repository: Any, identities: Iterable[int], **options: Any) -> None:
+    async with repository.bulk(**options) as writer:
+        for identity in identities:
+            await writer.delete(identity)
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+async def test_a_hook_refuses_that_one_document_is_deleted(driver: Driver, database: Db, *, ordered: bool) -> None:
+    """It is the failure of that document; of none is it unknown what became of it."""
+
+    class Refuses(Hooks[Counter]):
+        def before_delete(self, id: Any) -> None:
+            if id == 5:
+                raise PayloadError("refused")
+
+    repository = driver.repository(Counter, hooks=[Refuses()])
+    await repository.save_many(counters(*range(8)))
+    with pytest.raises(PayloadError if ordered else BulkSaveError, match="refused") as caught:
+        await delete_each(repository, range(8), ordered=ordered)
+    assert not getattr(caught.value, "__notes__", [])
+    assert [(each.index, each.document_id) for each in caught.value.result.failed] == [(5, "5")]
+    assert sorted(stored(database)) == ([5, 6, 7] if ordered else [5])
+
+
+async def test_what_a_hook_raises_after_a_delete_leaves_nothing_in_doubt(driver: Driver, database: Db) -> None:
+    """That one is deleted, and nothing was sent of those after it."""
+
+    class Breaks(Hooks[Counter]):
+        def after_delete(self, id: Any) -> None:
+            if id == 2:
+                raise PayloadError("told too late")
+
+    repository = driver.repository(Counter, hooks=[Breaks()])
+    await repository.save_many(counters(*range(5)))
+    with pytest.raises(PayloadError, match="told too late") as caught:
+        await delete_each(repository, range(5))
+    assert caught.value.__notes__ == ["bulk: 3 documents had been written or deleted before this."]
+    assert sorted(stored(database)) == [3, 4]
+
+
+@pytest.mark.parametrize("identity", [Regex("a"), Code("x", {}), DBRef("a", [1]), MinKey()], ids=lambda each: type(each).__name__)
+def test_an_id_that_nobody_can_have_asked_for(identity: Any) -> None:
+    """A server may answer with one that Python cannot use as a key: it is none of the documents."""
+    of = bulk.Bulk._key_in
+    flows = type("Flows", (), {"key_of": bulk.Bulk.key_of})()
+    key = of(flows, bson.encode({"_id": identity}))
+    assert key is None or isinstance(identity, MinKey)
 
 
 async def test_an_error_of_a_transaction_goes_through(driver: Driver, server: embedded.Server, fail_command: Fail) -> None:

@@ -36,7 +36,7 @@ def codec(model: type[BaseModel], keys: KeyRing = KEYS) -> DocumentCodec[Any]:
 
 
 def fast(of: DocumentCodec[Any], one: BaseModel) -> tuple[Any, bytes] | None:
-    return of._writer.seal(one, of._idx if of.indexer else None, None, iv=IV)
+    return of._writer.seal(one, of._idx if of.indexer else None, None, lambda: IV)
 
 
 def plain(of: DocumentCodec[Any], one: BaseModel) -> tuple[Any, bytes]:

@@ -165,11 +165,11 @@ def test_the_short_way_to_seal_pads_as_the_plain_one() -> None:
     """Under one IV both give the same bytes, and without padding others."""
     pads, one, iv = codec(padding="padme"), Person(id=1), bytes(16)
     pads.seal_bson(one)  # the plain way, and the types are known
-    short = pads._writer.seal(one, pads._idx, pads._pad, iv=iv)
+    short = pads._writer.seal(one, pads._idx, pads._pad, lambda: iv)
     metadata, payload = pads.schema.split(one)
     metadata["idx"] = pads._idx(one)
     assert short == (1, envelope._seal_with(metadata, padded(payload), keys=KEYS, context="c", iv=iv))
-    assert pads._writer.seal(one, pads._idx, None, iv=iv) != short
+    assert pads._writer.seal(one, pads._idx, None, lambda: iv) != short
 
 
 def test_reindexed_pads_anew() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import itertools
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, get_args
@@ -15,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mongo_envelope import primitives
-from mongo_envelope.primitives import PURPOSES, Authenticator, StreamCipher, derive, pack
+from mongo_envelope.primitives import PURPOSES, Authenticator, FreshIVs, StreamCipher, derive, pack
 
 VECTORS: dict[str, Any] = json.loads((Path(__file__).parents[1] / "spec/vectors/derive.json").read_text())
 WITHOUT_CONTEXT = {"check", "fingerprint"}
@@ -25,6 +26,58 @@ keys = st.binary(min_size=32, max_size=32)
 ivs = st.binary(min_size=16, max_size=16)
 purposes = st.sampled_from(sorted(PURPOSES))
 with_context = st.sampled_from(sorted(PURPOSES - {"check", "fingerprint"}))
+
+
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many bytes are drawn from the system, from now on."""
+    real, sizes = os.urandom, list[int]()
+    monkeypatch.setattr(os, "urandom", lambda size: sizes.append(size) or real(size))  # type: ignore[func-returns-value]
+    return sizes
+
+
+def test_fresh_ivs_are_drawn_several_at_a_time_and_given_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of what is drawn is used, and nothing of it twice; by several threads, too."""
+    monkeypatch.setattr(primitives, "_LASTING", 3600.0)
+    sizes = drawn(monkeypatch)
+    ivs = FreshIVs()
+    taken = [ivs.take() for _ in range(3 * primitives._DRAWN)]
+    assert sizes == [16 * primitives._DRAWN] * 3
+    with ThreadPoolExecutor(8) as pool:
+        taken += itertools.chain.from_iterable(pool.map(lambda _: [ivs.take() for _ in range(5000)], range(8)))
+    assert len(taken) == len(set(taken))
+    assert {len(each) for each in taken} == {16}
+
+
+def test_fresh_ivs_do_not_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a snapshot of the machine may have in it is thrown away."""
+    monkeypatch.setattr(primitives, "_LASTING", 0.0)
+    sizes = drawn(monkeypatch)
+    ivs = FreshIVs()
+    assert len({ivs.take() for _ in range(5)}) == 5
+    assert len(sizes) == 5
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a system without fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_fresh_ivs_do_not_survive_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both processes go on with what one had drawn, and no IV is given twice."""
+    monkeypatch.setattr(primitives, "_LASTING", 3600.0)
+    ivs = FreshIVs()
+    ivs.take()
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.write(write, b"".join(ivs.take() for _ in range(200)))
+        finally:
+            os._exit(0)
+    os.close(write)
+    mine = [ivs.take() for _ in range(200)]
+    with os.fdopen(read, "rb") as pipe:
+        theirs = [*iter(lambda: pipe.read(16), b"")]
+    os.waitpid(child, 0)
+    assert len(theirs) == 200
+    assert len({*mine, *theirs}) == 400
 
 
 def unpack(packed: bytes) -> list[bytes]:
