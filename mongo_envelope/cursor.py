@@ -225,7 +225,13 @@ class Cursor(_Cursor[Model]):
 
     def to_list(self, length: int | None = None) -> list[Model]:
         """All that are left, or at most ``length`` of them."""
-        return list(itertools.islice(self, _checked(length)))
+        enough, found = _checked(length), self._found
+        if enough is not None or found.opener is None or found.limit:
+            return list(itertools.islice(self, enough))
+        models: list[Model] = [*map(found.opener, found.waiting)]
+        while self._fetch():
+            models += map(found.opener, found.waiting)
+        return models
 
     def to_frame(self, kind: Kind = "pandas") -> Any:
         """All that are left as a table of pandas or polars, with a column for each field; docs/guide.md says of which types.

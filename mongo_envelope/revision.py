@@ -46,6 +46,10 @@ class _Known(set[str]):
         return repr(set(self))
 
 
+#: Past frozen, and past a ``__setattr__`` of the model's own.
+_keep: Final = BaseModel.__dict__["__pydantic_fields_set__"].__set__
+
+
 def recall(model: BaseModel, place: Place, identity: Any) -> tuple[Revision, ...]:
     """The revisions that the document of this instance may have, the latest last; `FRESH` for a new one.
 
@@ -64,7 +68,7 @@ def remember(model: BaseModel, place: Place, identity: Any, revisions: tuple[Rev
     """Note on the instance which document it stands for. Its fields are not touched. ``revisions``: or the tag of the only one."""
     known = _Known(model.__pydantic_fields_set__)
     known.stands_for = (place, identity, revisions)
-    object.__setattr__(model, "__pydantic_fields_set__", known)
+    _keep(model, known)
 
 
 class Content(dict[str, Any]):
