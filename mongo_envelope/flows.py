@@ -180,13 +180,26 @@ class Flows(Generic[Model]):
             raise
 
     async def load(self, identity: Any, *, session: Any) -> Model:
-        """One document by its id."""
-        if self.hooks.hear_reading:
-            return (await self._load(self.collection, identity, session))[1]
-        # What is done most often, in as few steps as it can be: after a wait for the server each of them costs thrice.
-        asked = identity_value(self.schema, identity)
-        document = await settle(self.collection.find_one({"_id": asked}, collation=BYTE_BY_BYTE, session=session))
-        return self._opened_as(self._found(document, identity), asked)[1]
+        """One document by its id, where somebody listens."""
+        return (await self._load(self.collection, identity, session))[1]
+
+    # What is done most often, without a coroutine: after a wait for the server each step costs thrice. The shells wait in between.
+
+    def asked(self, identity: Any) -> Any:
+        """An ``_id`` as it is stored, from the model's id."""
+        return identity_value(self.schema, identity)
+
+    def find_by_id(self, asked: Any, session: Any) -> Any:
+        """What the driver gives for it."""
+        return self.collection.find_one({"_id": asked}, collation=BYTE_BY_BYTE, session=session)
+
+    def loaded(self, document: Any, identity: Any, asked: Any) -> Model:
+        """The model, of what the driver has given."""
+        raw = self._found(document, identity)
+        found, model = self._known(raw, self.codec.open_at_once(raw), None, b"")
+        if not same(found, asked):
+            raise self._another(found)
+        return model
 
     async def _load(self, collection: Any, identity: Any, session: Any) -> tuple[Any, Model]:
         if self.hooks.before_load:
@@ -214,9 +227,11 @@ class Flows(Generic[Model]):
 
     def _check_identity(self, found: Any, asked: Any) -> None:
         if not same(found, asked):
-            raise IntegrityError("the server answered with another document than the one asked for").about(
-                document_id=found, collection=self.name
-            )
+            raise self._another(found)
+
+    def _another(self, found: Any) -> IntegrityError:
+        error = IntegrityError("the server answered with another document than the one asked for")
+        return error.about(document_id=found, collection=self.name)
 
     # --- hooks: each of these may be called also where nobody listens ---------------------------------------------------
 

@@ -137,10 +137,6 @@ class Reading(Flows[Model]):
 
     async def find_one(self, where: Filter, *, sort: SortKey | None, session: Any, **options: Any) -> Any:
         """The first document that matches, or None."""
-        plainly = sort is None and not any(options.values()) and not self.hooks.hear_reading
-        if plainly and (at_once := self._at_once(where)) is not None:
-            document = await settle(self.collection.find_one(at_once.server, collation=BYTE_BY_BYTE, session=session))
-            return None if document is None else self.open(raw_of(document), _asked(at_once))[1]
         compiled, found, options = self._question(where, sort, options)
         if self.hooks.before_load and not found.metadata:
             await self.before_load(where)
@@ -154,9 +150,20 @@ class Reading(Flows[Model]):
             await self.after_load(model)
         return model
 
-    def _at_once(self, where: Filter) -> Compiled | None:
-        """What is asked most: one value of one blind index, and nothing else."""
-        return Blind.at_once(self.schema, self.codec.indexer, where)
+    # What is asked most, one value of one blind index and nothing else, without a coroutine: as `Flows.loaded`.
+
+    def at_once(self, where: Filter, *options: Any) -> Compiled | None:
+        """The question, if it is one of these: no option is given, and nobody listens."""
+        plainly = not any(options) and not self.hooks.hear_reading
+        return Blind.at_once(self.schema, self.codec.indexer, where) if plainly else None
+
+    def find_first(self, asked: Compiled, session: Any) -> Any:
+        """What the driver gives for it."""
+        return self.collection.find_one(asked.server, collation=BYTE_BY_BYTE, session=session)
+
+    def found(self, document: Any, asked: Compiled) -> Model | None:
+        """The model, of what the driver has given."""
+        return None if document is None else self.open(raw_of(document), _asked(asked))[1]
 
     async def _first(self, found: Found) -> Any:
         try:

@@ -310,7 +310,11 @@ class Repository(_Repository[Model]):
         session: ClientSession | None = None,
     ) -> Model:
         """The model with this id, verified. Raise `DocumentNotFoundError`, `EnvelopeError` or `UnknownKeyError`."""
-        return drive(self._flows.load(id, session=session))
+        flows = self._flows
+        if flows.hooks.hear_reading:
+            return drive(flows.load(id, session=session))
+        asked = flows.asked(id)
+        return flows.loaded(flows.find_by_id(asked, session), id, asked)
 
     def load_many(
         self,
@@ -358,8 +362,11 @@ class Repository(_Repository[Model]):
         session: ClientSession | None = None,
     ) -> Any:
         """The first model that matches, or None. Filter and options are as for `find`."""
+        flows = self._flows
+        if (asked := flows.at_once(filter, fields, sort, max_time_ms, hint, comment, collation)) is not None:
+            return flows.found(flows.find_first(asked, session), asked)
         return drive(
-            self._flows.find_one(
+            flows.find_one(
                 filter,
                 fields=fields,
                 sort=sort,
@@ -766,7 +773,11 @@ class AsyncRepository(_Repository[Model]):
         session: AsyncClientSession | None = None,
     ) -> Model:
         """See `Repository.load`."""
-        return await self._flows.load(id, session=session)
+        flows = self._flows
+        if flows.hooks.hear_reading:
+            return await flows.load(id, session=session)
+        asked = flows.asked(id)
+        return flows.loaded(await flows.find_by_id(asked, session), id, asked)
 
     async def load_many(
         self,
@@ -809,7 +820,10 @@ class AsyncRepository(_Repository[Model]):
         session: AsyncClientSession | None = None,
     ) -> Any:
         """See `Repository.find_one`."""
-        return await self._flows.find_one(
+        flows = self._flows
+        if (asked := flows.at_once(filter, fields, sort, max_time_ms, hint, comment, collation)) is not None:
+            return flows.found(await flows.find_first(asked, session), asked)
+        return await flows.find_one(
             filter,
             fields=fields,
             sort=sort,

@@ -33,13 +33,14 @@ __all__ = [
 Raw = dict[str, Any]
 Codec = tuple[Callable[[Any], Any], Callable[[Any], Any]]  # dump, load
 
-#: How every schema is built. The first four are what makes JSON lossless; the last keeps values out of errors.
+#: How every schema is built. The first four are what makes JSON lossless; the fifth keeps values out of errors.
 CONFIG: Final = CoreConfig(
     ser_json_bytes="base64",
     val_json_bytes="base64",
     ser_json_inf_nan="constants",
     ser_json_timedelta="iso8601",
     hide_input_in_errors=True,
+    cache_strings="keys",  # values hardly ever come again: looking each up costs more than making it
 )
 #: What a model's own configuration says about validation stays. About names, strictness and serialization it does not; about
 #: text, it is told to each place that is text (`leaves`), because here it would reach our own forms of other types, too.
