@@ -197,8 +197,7 @@ class Flows(Generic[Model]):
         """The model, of what the driver has given."""
         raw = self._found(document, identity)
         found, model = self._known(raw, self.codec.open_at_once(raw), None, b"")
-        if not same(found, asked):
-            raise self._another(found)
+        self._check_identity(found, asked)
         return model
 
     async def _load(self, collection: Any, identity: Any, session: Any) -> tuple[Any, Model]:
@@ -227,11 +226,9 @@ class Flows(Generic[Model]):
 
     def _check_identity(self, found: Any, asked: Any) -> None:
         if not same(found, asked):
-            raise self._another(found)
-
-    def _another(self, found: Any) -> IntegrityError:
-        error = IntegrityError("the server answered with another document than the one asked for")
-        return error.about(document_id=found, collection=self.name)
+            raise IntegrityError("the server answered with another document than the one asked for").about(
+                document_id=found, collection=self.name
+            )
 
     # --- hooks: each of these may be called also where nobody listens ---------------------------------------------------
 

@@ -10,11 +10,8 @@ import time
 from collections.abc import Callable
 from typing import Annotated, Any
 
-import bson
 import pytest
 from conftest import Driver
-from hypothesis import given
-from hypothesis import strategies as st
 from pydantic import BaseModel
 from pymongo import MongoClient
 from pymongo.database import Database
@@ -40,7 +37,7 @@ from mongo_envelope import (
 )
 from mongo_envelope.bridge import settle
 from mongo_envelope.errors import KMSError
-from mongo_envelope.flows import documents_of
+from mongo_envelope.flows import batches, next_batch
 
 Db = Database[dict[str, Any]]
 
@@ -412,34 +409,32 @@ async def test_threads_with_cursors_of_their_own(driver: Driver) -> None:
     assert all({each.id for each in one} == {*range(300)} for one in found)
 
 
-@given(st.lists(st.dictionaries(st.text(min_size=1).filter(lambda name: "\0" not in name), st.integers(0, 9)), max_size=5))
-def test_a_raw_batch_falls_into_its_documents(documents: list[dict[str, int]]) -> None:
-    """Into exactly these."""
-    encoded = [bson.encode(each) for each in documents]
-    assert documents_of(b"".join(encoded)) == encoded
+async def test_a_batch_is_what_has_come_with_one_answer(driver: Driver) -> None:
+    """As many as the server has sent, whatever the sizes; of a cursor that does not count, one."""
+    items = await with_items(driver, 10)
+    collection = items.inner._flows.collection if hasattr(items, "inner") else items._flows.collection
+    for size, lengths in ((4, [4, 4, 2]), (10, [10]), (1, [1] * 10), (100, [10])):
+        cursor, found = batches(collection, {}, batch_size=size), []
+        while documents := await next_batch(cursor):
+            assert all(type(each) is bytes for each in documents)
+            found.append(len(documents))
+        assert found == lengths
+        assert await next_batch(cursor) == []
+    limited = batches(collection, {}, batch_size=3, limit=5, skip=1, sort=[("_id", 1)])
+    assert [len(await next_batch(limited)) for _ in range(3)] == [3, 2, 0]
+    cursor = await settle(collection.aggregate([{"$match": {}}]))
+    assert [len(await next_batch(cursor)) for _ in range(11)] == [1] * 10 + [0]
 
 
-@given(st.binary(min_size=1, max_size=40))
-def test_what_is_no_batch_is_refused(junk: bytes) -> None:
-    """Or falls into pieces that make it up: whether they are documents is looked at when they are opened."""
-    try:
-        pieces = documents_of(junk)
-    except MalformedEnvelopeError as error:
-        assert "no list of documents" in str(error)  # noqa: PT017 - some junk is a batch
-    else:
-        assert b"".join(pieces) == junk
-        assert all(len(piece) == int.from_bytes(piece[:4], "little") >= 5 for piece in pieces)
+async def test_large_documents_come_as_bytes_too(driver: Driver) -> None:
+    """Those of which pymongo gives a view of its buffer."""
+    items = driver.repository(Item)
+    await items.save_many([Item(id=number, text="x" * 5000 * number) for number in range(5)])
+    assert [len(each.text) for each in await items.find(sort="id").to_list()] == [0, 5000, 10000, 15000, 20000]
 
 
-@pytest.mark.parametrize("change", [lambda raw: raw[:-1], lambda raw: raw + b"\x05", lambda raw: b"\xff\xff\xff\xff" + raw[4:]])
-def test_a_batch_of_a_wrong_length_is_refused(change: Any) -> None:
-    """Cut off, with a rest, with a negative length."""
-    with pytest.raises(MalformedEnvelopeError, match="no list of documents"):
-        documents_of(change(bson.encode({"a": 1}) * 2))
-
-
-def test_a_client_that_decrypts_by_itself_is_asked_for_documents(server: embedded.Server, database: Db) -> None:
-    """pymongo gives no raw batches under its automatic encryption, which somebody may use for other collections."""
+def test_a_client_that_decrypts_by_itself(server: embedded.Server, database: Db) -> None:
+    """Somebody may use pymongo's automatic encryption for other collections."""
     pytest.importorskip("pymongocrypt")
     options = AutoEncryptionOpts({"local": {"key": bytes(96)}}, "keys.vault", bypass_auto_encryption=True)
     with MongoClient[dict[str, Any]](server.uri, auto_encryption_opts=options) as client:

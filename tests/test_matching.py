@@ -15,7 +15,7 @@ import bson
 import pytest
 from bson import Binary, Code, Decimal128, Int64, MaxKey, ObjectId, Regex, Timestamp
 from bson.datetime_ms import DatetimeMS
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pymongo import MongoClient
 from pymongo.collection import Collection
@@ -526,7 +526,7 @@ def compare(collection: Any, chance: Chance) -> None:
             assert matched(documents, where) == found(collection, where), where
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.data_too_large])  # a world of documents is large
 @given(st.randoms(use_true_random=False))
 def test_what_matches_is_what_mongod_finds(collection: Any, random: Random) -> None:
     """For all documents and all filters over the operators that are served: the same documents, neither more nor less."""
