@@ -46,7 +46,7 @@ _MILLISECOND: Final = timedelta(milliseconds=1)
 
 #: How one instance is sealed. What stands in angle brackets a model fills in, and the types of what it has in the clear.
 _SEAL: Final = """\
-def seal(model, values, iv, idx, pad):
+def seal(model, values, take_iv, idx, pad):
     <values>, = values.values()
     # What has to be looked at in each value, beside its type.
     <checks>
@@ -55,6 +55,8 @@ def seal(model, values, iv, idx, pad):
     <depth>
     if pad is not None:
         payload = pad(payload)
+    # Nothing of a user's runs between these two.
+    iv = take_iv()
     data = encrypt(iv, payload)
     <texts>
     signed = ELEMENTS % (<elements>)
@@ -106,7 +108,7 @@ class FastWriter(Generic[Model]):
             sealing = self._learned.get((*map(type, values.values()),))
             if sealing is None or type(model) is not self._model or (*values,) != self._names:
                 return None
-            return sealing(model, values, take_iv(), idx, pad)
+            return sealing(model, values, take_iv, idx, pad)
         except Exception:  # noqa: BLE001 - whatever it is, the plain way says it, and says it without a value
             return None
 
