@@ -30,6 +30,7 @@ from .errors import (
     DocumentNotFoundError,
     EnvelopeError,
     KeyUnavailableError,
+    MalformedEnvelopeError,
     QueryError,
     RepositoryError,
     RevisionConflictError,
@@ -389,13 +390,14 @@ class Bulk(Writing[Model]):
         the first failure.
         """
         deletes = bool(chunk.wishes)
+        self._end(run)  # the caller may have caught the error, and gone on
         try:
             if deletes:
                 await self._delete_wishes(run, chunk)
             with run.doubting(lambda: chunk.items):
                 if not chunk.begun:
                     await self._begin(chunk, run.session)
-                while chunk.items and not chunk.again and not run.ended and not (run.ordered and (run.failed or chunk.doubtful)):
+                while chunk.items and not chunk.again and not self._is_over(run) and not (run.ordered and chunk.doubtful):
                     await self._send_some(run, chunk)
         except PyMongoError as error:
             if deletes or in_transaction(run.session) or not _may_pass(error):
@@ -411,9 +413,18 @@ class Bulk(Writing[Model]):
             raise chunk.lost
         if chunk.refused is not None and not run.failed:
             run.fail(chunk.refused)
-        if (run.ordered or run.ended) and (failure := run.failure()) is not None:
-            raise failure
+        self._end(run)
         return None
+
+    @staticmethod
+    def _is_over(run: Run) -> bool:
+        """Whether nothing more is written."""
+        return run.ended or bool(run.ordered and run.failed)
+
+    def _end(self, run: Run) -> None:
+        """Raise the failure after which nothing more is written, if there was one."""
+        if self._is_over(run) and (failure := run.failure()) is not None:
+            raise failure
 
     async def _begin(self, chunk: Chunk, session: Any) -> None:
         """What each document is written over: nothing, or revisions. Where it may be there or not, the server is asked."""
@@ -459,6 +470,7 @@ class Bulk(Writing[Model]):
         if failed is None:
             self._saved(run, [item], uncertain=in_transaction(run.session))
         else:
+            run.ended = in_transaction(run.session) and self.is_by_the_server(failed)
             self._failed(run, chunk, item, failed)
 
     async def _send_together(self, run: Run, chunk: Chunk, batch: list[Item[Model]]) -> list[Item[Model]]:
@@ -572,6 +584,8 @@ class Bulk(Writing[Model]):
             try:
                 with run.doubting(lambda wish=wish: [wish]):  # type: ignore[misc]  # mypy cannot infer a default's type
                     deleted = await self.delete_untold(wish.given, revision=wish.revision, session=run.session)
+            except MalformedEnvelopeError:  # an answer that is no number: who knows what it has deleted
+                raise
             except (RepositoryError, EnvelopeError) as error:  # the latter of a hook that refuses this document
                 failed, run.unsure = error, ()
             if deleted:
@@ -605,6 +619,7 @@ class Bulk(Writing[Model]):
                     return True
                 failed = saved
         if failed is not None:
+            run.ended = in_transaction(run.session) and self.is_by_the_server(failed)
             run.fail(failed.about(document_id=item.identity, collection=self.name, index=item.index))
         elif saved is None:
             run.unmatched += 1

@@ -19,7 +19,7 @@ from typing import Any, Final, Generic, Self, TypeVar, overload
 from pymongo.errors import InvalidOperation, PyMongoError
 
 from .bridge import SLICE, drive
-from .errors import QueryError
+from .errors import MalformedEnvelopeError, QueryError
 from .flows import END, SortKey
 from .frames import Kind, Table
 from .query import compile_sort
@@ -34,6 +34,8 @@ _SLOW: Final = 16
 
 class _Cursor(Generic[Model]):
     """`sort`, `skip` and `limit` before the first document; then pymongo raises ``InvalidOperation``."""
+
+    _lost: Exception | None = None  # what is raised at every further turn
 
     def __init__(self, flows: Reading[Any], found: Found) -> None:
         self._flows = flows
@@ -64,6 +66,8 @@ class _Cursor(Generic[Model]):
         self._found.given = self._found.limit = 0  # also of an empty slice
         if self._found.sift is None:
             self._cursor.limit(count)
+            if count < 0 and not self._found.sized:  # one answer, and no more: it is to hold all of them
+                self._cursor.batch_size(-count)
         else:
             self._found.limit = abs(checked_count(count, least=1 - 2**31))
         return self
@@ -131,9 +135,19 @@ def _in_a_thread(work: Callable[[], list[Any]]) -> Future[list[Any]]:
     return future
 
 
-def _result_of(ahead: Future[list[Any]]) -> list[Any]:
-    wait([ahead])
-    return ahead.result()
+#: After them the driver's cursor would say that there is no more.
+_INTERRUPTED: Final = "the wait for this cursor was interrupted, and what came then is lost: ask again"
+_CANCELLED: Final = "a task that waited for this cursor was cancelled, and what came then is lost: ask again"
+_NO_DOCUMENTS: Final = "the server answered this cursor with something that is no list of documents: ask again"
+
+
+def _said_from_now_on(error: Exception, found: Found) -> Exception | None:
+    """What is raised at every further turn after an error; nothing after one of a hook, which comes before anything is asked."""
+    if not found.is_asked:
+        return None
+    if isinstance(error, MalformedEnvelopeError):  # not the same again: some go on after it, as after a document that is wrong
+        return InvalidOperation(_NO_DOCUMENTS)
+    return error if isinstance(error, PyMongoError) else None
 
 
 def _seen(task: asyncio.Task[Any]) -> None:
@@ -157,7 +171,6 @@ class Cursor(_Cursor[Model]):
 
     _ahead: Future[list[Any]] | None = None
     _slow = 0  # how many more batches a thread fetches before it is looked again whether that helps
-    _is_lost = False
 
     def __iter__(self) -> Iterator[Model]:
         return self
@@ -194,10 +207,17 @@ class Cursor(_Cursor[Model]):
 
     def _fetch(self) -> bool:
         """The next documents, and ask for those after them. Whether there are any."""
-        documents = self._fetch_now() if self._ahead is None else _result_of(self._ahead)
-        # Not before: Ctrl-C ends the wait, and not what is waited for; and after an error pymongo's cursor would give nothing more.
+        if self._lost is not None:
+            raise self._lost.with_traceback(None)
+        if self._ahead is None:
+            self._lost = InvalidOperation(_INTERRUPTED)  # unless what comes is kept: Ctrl-C may be met anywhere
+            documents = self._fetch_now()
+        else:
+            documents = self._waited_for(self._ahead)  # Ctrl-C ends this wait, and not what is waited for
+            self._lost = InvalidOperation(_INTERRUPTED)
         self._ahead = None
         self._found.waiting = iter(documents)
+        self._lost = None
         if self._slow and self._more_to_come(documents):
             self._slow -= 1
             self._ahead = _in_a_thread(lambda: drive(self._flows.batch(self._found)))
@@ -205,23 +225,23 @@ class Cursor(_Cursor[Model]):
 
     def _fetch_now(self) -> list[Any]:
         """The next documents, waited for by this thread; and whether that takes so long that another thread should, from now on."""
-        if self._is_lost:
-            raise InvalidOperation("the wait for this cursor was interrupted, and what came then is lost: ask again")
         began = perf_counter()
         try:
             documents = drive(self._flows.batch(self._found))
-        except PyMongoError as error:
-            self._ahead = Future()  # at every further turn: pymongo's cursor would say that there is no more
-            self._ahead.set_exception(error)
-            raise
-        except Exception:  # a hook's, before anything was asked; or an answer that is none, after which there may be others
-            raise
-        except BaseException:  # Ctrl-C, while pymongo was waiting
-            self._is_lost = True
+        except Exception as error:
+            self._lost = _said_from_now_on(error, self._found)
             raise
         # A thread with an answer gets the interpreter after this time: what is there sooner, it would bring later.
         self._slow = _SLOW if perf_counter() - began > sys.getswitchinterval() else 0
         return documents
+
+    def _waited_for(self, ahead: Future[list[Any]]) -> list[Any]:
+        wait([ahead])
+        try:
+            return ahead.result()
+        except Exception as error:
+            self._lost = _said_from_now_on(error, self._found)
+            raise
 
     def to_list(self, length: int | None = None) -> list[Model]:
         """All that are left, or at most ``length`` of them."""
@@ -273,7 +293,6 @@ class AsyncCursor(_Cursor[Model]):
 
     _ahead: asyncio.Task[list[Any]] | None = None
     _since = 0.0  # when other tasks had their turn
-    _is_lost = False
 
     def __aiter__(self) -> AsyncIterator[Model]:
         return self
@@ -305,14 +324,17 @@ class AsyncCursor(_Cursor[Model]):
 
     async def _fetch(self) -> bool:
         """The next documents, and ask for those after them. Whether there are any."""
-        if self._is_lost:
-            raise InvalidOperation("a task that waited for this cursor was cancelled, and what came then is lost: ask again")
+        if self._lost is not None:
+            raise self._lost.with_traceback(None)
         try:
             documents = await (self._flows.batch(self._found) if self._ahead is None else self._ahead)
-        except asyncio.CancelledError:  # which would look like the end of what there is
-            self._is_lost = True
+        except asyncio.CancelledError:
+            self._lost = InvalidOperation(_CANCELLED)
             raise
-        self._ahead = None  # an error stays: after it pymongo's cursor would say that there is no more
+        except Exception as error:
+            self._lost = _said_from_now_on(error, self._found)
+            raise
+        self._ahead = None
         self._since = perf_counter()
         self._found.waiting = iter(documents)
         if self._more_to_come(documents):

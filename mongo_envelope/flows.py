@@ -345,7 +345,9 @@ def batches(collection: Any, where: Mapping[str, Any], **options: Any) -> Any:
 
     Without a size a batch would have 16 MB: they are in memory several times, and keep an event loop busy while they are read.
     """
-    options["batch_size"] = options.get("batch_size") or (_BATCH if isinstance(collection, Collection) else _ASYNC_BATCH)
+    usual = _BATCH if isinstance(collection, Collection) else _ASYNC_BATCH
+    # A negative limit is for one answer that holds all of them.
+    options["batch_size"] = options.get("batch_size") or max(usual, -(options.get("limit") or 0))
     return collection.find(where, **options)
 
 
@@ -359,7 +361,7 @@ async def next_batch(cursor: Any) -> list[bytes]:
         left = 0 if before is None else cursor.retrieved - before - 1
         rest = await settle(cursor.to_list(left)) if left > 0 else []
         return [bytes(document.raw) for document in (first, *rest)]
-    except (BSONError, AttributeError):  # the latter of what is no document
+    except (BSONError, AttributeError, TypeError, LookupError):  # what is no document, no list, or is missing
         pass
     raise MalformedEnvelopeError("the server answered with something that is no list of documents")
 

@@ -133,6 +133,18 @@ _DRAWN: Final = 64
 _LASTING: Final = 0.005
 
 
+_forks = 0
+
+
+def _count_fork() -> None:
+    global _forks  # noqa: PLW0603 - a process has one
+    _forks += 1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_count_fork)
+
+
 def fresh_iv() -> bytes:
     """16 random bytes for one document."""
     return os.urandom(IV_BYTES)
@@ -151,18 +163,20 @@ class FreshIVs(NeverLeaves):
     def __init__(self) -> None:
         """Draw nothing yet."""
         self._ready: list[bytes] = []
-        self._process, self._until = -1, 0.0
+        self._process, self._until = (-1, -1), 0.0
 
     def take(self) -> bytes:
         """16 random bytes, which nobody else gets."""
-        if os.getpid() == self._process and time.monotonic() < self._until:
+        # By its number, as some servers fork without telling Python; by what Python counts, as namespaces use numbers again.
+        process = (os.getpid(), _forks)
+        if process == self._process and time.monotonic() < self._until:
             try:
                 return self._ready.pop()  # in one step: no two threads get the same
             except IndexError:
                 pass
         drawn = os.urandom(_DRAWN * IV_BYTES)
         self._ready = [drawn[begin : begin + IV_BYTES] for begin in range(IV_BYTES, len(drawn), IV_BYTES)]
-        self._process, self._until = os.getpid(), time.monotonic() + _LASTING
+        self._process, self._until = process, time.monotonic() + _LASTING
         return drawn[:IV_BYTES]
 
 

@@ -54,6 +54,7 @@ class Found:
     metadata: bool = False
     pipeline: bool = False  #: of `aggregate`: the driver's cursor cannot sort, skip and limit
     plain: bool = False  #: dicts of a pipeline's own, which pass as they are
+    sized: bool = False  #: whether the caller has said how many documents a batch has
     ahead: bool = False  #: whether the next documents may be waited for while these are opened
     question: Any = _TOLD  #: what the hooks are still to be told before the server is asked
     tells: bool = False  #: whether the hooks are told of each model that is handed out
@@ -65,6 +66,11 @@ class Found:
     waiting: Iterator[Any] = field(default_factory=lambda: iter(()))  #: what has come, and not been opened yet
     untold: Any = None  #: what functions of the user's are still to be told: an error, or a model
     opener: Callable[[bytes], Any] | None = None  #: how each document is opened, if that is all that there is to do
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether the server may have been asked: the hooks have been told of the question."""
+        return self.question is _TOLD
 
     def again(self, identity: Any) -> None:
         """It is one document that is asked for: let the hooks be told so."""
@@ -152,9 +158,9 @@ class Reading(Flows[Model]):
 
     # What is asked most, one value of one blind index and nothing else, without a coroutine: as `Flows.loaded`.
 
-    def at_once(self, where: Filter, *options: Any) -> Compiled | None:
+    def at_once(self, where: Filter, sort: SortKey | None, *options: Any) -> Compiled | None:
         """The question, if it is one of these: no option is given, and nobody listens."""
-        plainly = not any(options) and not self.hooks.hear_reading
+        plainly = sort is None and not any(options) and not self.hooks.hear_reading
         return Blind.at_once(self.schema, self.codec.indexer, where) if plainly else None
 
     def find_first(self, asked: Compiled, session: Any) -> Any:
@@ -178,6 +184,7 @@ class Reading(Flows[Model]):
         compiled, found, options = self._question(where, sort, options)
         found.on_invalid = on_invalid
         found.offset = options.get("skip") or 0
+        found.sized = bool(options.get("batch_size"))
         if compiled.sift is not None:
             found.skip = checked_count(options.pop("skip", 0))
             found.limit = abs(checked_count(options.pop("limit", 0), least=-_MOST))

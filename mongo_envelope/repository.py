@@ -363,7 +363,7 @@ class Repository(_Repository[Model]):
     ) -> Any:
         """The first model that matches, or None. Filter and options are as for `find`."""
         flows = self._flows
-        if (asked := flows.at_once(filter, fields, sort, max_time_ms, hint, comment, collation)) is not None:
+        if (asked := flows.at_once(filter, sort, fields, max_time_ms, hint, comment, collation)) is not None:
             return flows.found(flows.find_first(asked, session), asked)
         return drive(
             flows.find_one(
@@ -821,7 +821,7 @@ class AsyncRepository(_Repository[Model]):
     ) -> Any:
         """See `Repository.find_one`."""
         flows = self._flows
-        if (asked := flows.at_once(filter, fields, sort, max_time_ms, hint, comment, collation)) is not None:
+        if (asked := flows.at_once(filter, sort, fields, max_time_ms, hint, comment, collation)) is not None:
             return flows.found(await flows.find_first(asked, session), asked)
         return await flows.find_one(
             filter,

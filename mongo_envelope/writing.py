@@ -189,6 +189,11 @@ class Writing(Reading[Model]):
             return self._duplicate(details)
         return RepositoryError(_GUARDED) if code == _NOT_VALID else None
 
+    @staticmethod
+    def is_by_the_server(error: Exception) -> bool:
+        """Whether it is what `refused_with` makes of an error of the server's."""
+        return isinstance(error, DuplicateValueError) or error.args[:1] in ((EXISTS,), (_GUARDED,))
+
     def _duplicate(self, details: Mapping[str, Any] | None) -> RepositoryError:
         """Which of the two a duplicate key is. The server's message quotes the value; ``keyPattern`` names the fields.
 

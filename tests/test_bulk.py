@@ -705,6 +705,44 @@ async def test_after_an_error_nothing_more_is_sent_in_a_transaction(driver: Driv
     assert (await repository.save_many(counters(*range(2, 2 + SIZE)))).inserted_count == SIZE
 
 
+async def test_what_is_written_alone_ends_a_transaction_too(driver: Driver, database: Db) -> None:
+    """After an abort it is not known whether a document is there, so it is written by itself; and somebody else was faster."""
+    repository = driver.repository(Counter)
+    models = counters(1, 2, 3, 4)
+    async with driver.transaction(commit=False) as session:
+        await repository.save_many(models, session=session)
+    await driver.repository(Counter).save(Counter(id=2))
+    async with driver.transaction(commit=False) as session:
+        with pytest.raises(BulkSaveError) as caught:
+            await repository.save_many(models, ordered=False, session=session)
+    assert [each.document_id for each in caught.value.result.failed] == ["2"]
+    assert stored(database) == {2: 0}
+
+
+@pytest.mark.parametrize("in_transaction", [False, True])
+async def test_after_a_failure_that_was_caught_nothing_more_is_done(driver: Driver, database: Db, *, in_transaction: bool) -> None:
+    """In ordered mode, and in a transaction that the failure has ended: deletes are not sent, either."""
+    repository = driver.repository(Counter)
+    await repository.save_many(counters(1, 2))
+
+    async def work(**options: Any) -> None:
+        async with repository.bulk(ordered=not in_transaction, **options) as writer:
+            with contextlib.suppress(RevisionConflictError, BulkSaveError):
+                await writer.save(Counter(id=1))
+                await writer.delete(7)  # sends what is there before it
+                await writer.save(Counter(id=3))
+            await writer.delete(2)
+
+    if in_transaction:
+        async with driver.transaction(commit=False) as session:
+            with pytest.raises(BulkSaveError, match="a document with this _id exists"):
+                await work(session=session)
+    else:
+        with pytest.raises(RevisionConflictError, match="a document with this _id exists"):
+            await work()
+    assert stored(database) == {1: 0, 2: 0}
+
+
 async def delete_each(repository: Any, identities: Iterable[int], **options: Any) -> None:
     async with repository.bulk(**options) as writer:
         for identity in identities:

@@ -7,11 +7,12 @@ import gc
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from typing import Annotated, Any
 
 import pytest
-from conftest import Driver
+from conftest import Driver, Proxy
 from pydantic import BaseModel
 from pymongo import MongoClient
 from pymongo.database import Database
@@ -22,6 +23,7 @@ from test_flows import Commands
 from mongo_envelope import (
     Bucket,
     EnvelopeError,
+    Hooks,
     IntegrityError,
     KeyRing,
     MalformedEnvelopeError,
@@ -424,6 +426,69 @@ async def test_a_batch_is_what_has_come_with_one_answer(driver: Driver) -> None:
     assert [len(await next_batch(limited)) for _ in range(3)] == [3, 2, 0]
     cursor = await settle(collection.aggregate([{"$match": {}}]))
     assert [len(await next_batch(cursor)) for _ in range(11)] == [1] * 10 + [0]
+
+
+async def test_a_negative_limit_is_one_answer_with_all_of_them(driver: Driver) -> None:
+    """Also beyond the size that a batch has by itself; with a size of the caller's it is that, as in pymongo."""
+    items = await with_items(driver, 450)
+    for found in (items.find(limit=-430), items.find().limit(-430)):
+        assert len(await found.to_list()) == 430
+    assert len(await items.find(limit=-430, batch_size=7).to_list()) == 7
+
+
+async def note(found: Any, seen: list[int]) -> None:
+    async for each in found:
+        seen.append(each.id)
+
+
+async def test_an_answer_that_is_no_list_of_documents_is_met_once(driver: Driver, proxy: Proxy) -> None:
+    """Who goes on after errors of documents neither turns in a circle nor takes a part for the whole."""
+    async with driver.another_client(proxy.uri) as client:
+        items = driver.repository(Item, driver.collection(client=client))
+        await items.save_many([Item(id=number) for number in range(6)])
+        found = items.find(sort="id", batch_size=2)
+        assert (await anext(found)).id == 0
+        proxy.swap = (b"nextBatch\x00", b"nextBetch\x00")
+        seen: list[int] = []
+        with pytest.raises(MalformedEnvelopeError, match="no list of documents"):
+            await note(found, seen)
+        assert seen in ([1], [1, 2, 3])  # a task may have fetched ahead
+        for _ in range(2):
+            with pytest.raises(InvalidOperation, match="no list of documents: ask again"):
+                await anext(found)
+
+
+async def test_an_error_of_a_hook_comes_before_anything_is_asked(driver: Driver) -> None:
+    """So the cursor is as good as before, whatever kind of error it is."""
+    await with_items(driver, 3)
+    errors: list[Exception] = [OperationFailure("no"), MalformedEnvelopeError("no")]
+
+    class Refuses(Hooks[Item]):
+        def before_load(self, what: Any) -> None:
+            if errors:
+                raise errors.pop()
+
+    found = driver.repository(Item, hooks=[Refuses()]).find(sort="id")
+    for expected in (MalformedEnvelopeError, OperationFailure):
+        with pytest.raises(expected):
+            await anext(found)
+    assert [each.id for each in await found.to_list()] == [0, 1, 2]
+
+
+async def test_an_error_in_a_session_stays_an_error(driver: Driver, server: embedded.Server, fail_command: Any) -> None:
+    """Where nothing is fetched ahead, either driver's cursor would say that there is no more."""
+    async with driver.another_client(server.uri, appName="fails", heartbeatFrequencyMS=50) as client:
+        items = driver.repository(Item, driver.collection(client=client))
+        await items.save_many([Item(id=number) for number in range(6)])
+        session = client.start_session()
+        found = items.find(sort="id", batch_size=2, session=session)
+        assert [(await anext(found)).id for _ in range(2)] == [0, 1]
+        fail_command(["getMore"], errorCode=8000)
+        for _ in range(3):
+            with pytest.raises(OperationFailure) as caught:
+                await anext(found)
+        assert len(traceback.extract_tb(caught.tb)) < 40  # which does not grow
+        await settle(session.end_session())
 
 
 async def test_large_documents_come_as_bytes_too(driver: Driver) -> None:
