@@ -61,9 +61,10 @@ _OPEN: Final = """\
 def open(raw, expected=b""):
     try:
         # 1. The frame, and in it what the model seals, element by element. 2. The version is one of them.
-        stop = len(raw) - 44
+        size = len(raw)
+        stop = size - 44
         before = match_before(raw, 4, stop)
-        if before is None or raw[stop:-33] != TAG_HEADER or length(raw)[0] != len(raw) or raw[-1]:
+        if before is None or raw[stop:-33] != TAG_HEADER or length(raw)[0] != size or raw[-1]:
             return None
         start = before.end()
         end = start + length(raw, start - 5)[0]
@@ -85,7 +86,7 @@ def open(raw, expected=b""):
         if payload[:2] != b'{"':
             return None
         # 6. One JSON object of metadata and payload, as `Schema.join` puts it together.
-        model = validate(METADATA % (<values>) + payload[1:], context=LOAD)
+        model = validate(JSON % (<values>payload[1:]), context=LOAD)
         return <identity>, found, model
     except Exception:  # whatever it is, the plain way says it, and says it without a value
         return None
@@ -127,7 +128,7 @@ class FastReader(Generic[Model]):
             "working": working,
             "learn": functools.partial(_learn, working, keys, context),
             "compare_digest": hmac.compare_digest,
-            "METADATA": pattern.metadata,
+            "JSON": pattern.metadata + b"%b",
             "validate": schema._plan._validator.validate_json,
             "LOAD": LOAD,
         }
@@ -179,6 +180,16 @@ _EPOCH: Final = datetime(1970, 1, 1)  # noqa: DTZ001 - whose Z is written behind
 _SECONDS: Final = 20_000_000_000
 
 
+class _Sizes(dict[int, bytes]):
+    """Of the length of a text, what stands before it in BSON. Those that are usual are there already."""
+
+    def __missing__(self, length: int) -> bytes:
+        return (length + 1).to_bytes(4, "little")
+
+
+_SIZES: Final = _Sizes({length: (length + 1).to_bytes(4, "little") for length in range(256)})
+
+
 class _Pattern:
     """Two regular expressions, put together element by element; and, of their groups g0, g1 …, what is done with each."""
 
@@ -191,6 +202,8 @@ class _Pattern:
             "moment": _moment_as_json,
             "brief": _moment_in_brief,
             "UUID": UUID,
+            "number": int.from_bytes,
+            "SIZES": _SIZES,
         }
         self._alone = alone
         self._groups: list[list[str]] = [[], []]
@@ -236,7 +249,7 @@ class _Pattern:
             identity = f"{self._called('as_identity', _for_the_plain_way)}({text})"
         elif node.kinds == {"string"} and not {UUID, ObjectId, bytes} & {*node.types} and not is_id:
             length, text = self.add(rb"\x02%s(.{4})(%s)\x00" % (name, _UNESCAPED))
-            self._wrong.append(f"length({length})[0] != len({text}) + 1")
+            self._wrong.append(f"{length} != SIZES[len({text})]")
             self._values[field.name] = b'"%b"', text
             return
         elif node.types == {UUID}:
@@ -246,7 +259,7 @@ class _Pattern:
             # What the model holds is most often what BSON holds. Making it again is for the rest.
             held = f"(held := model.__dict__[{self._called('NAME', field.name)}])"
             made = f"{self._called('as_identity', _uuid)}({group})"
-            identity = f"held if type{held} is UUID and held.int == int.from_bytes({group}, 'big') else {made}"
+            identity = f"held if type{held} is UUID and held.int == number({group}, 'big') else {made}"
         else:
             forms = [re.escape(bytes([kind])) + name + value for kind, value in _SCALARS.items()]
             [group] = self.add(b"(%s)" % b"|".join(forms))
