@@ -495,7 +495,9 @@ class Bulk(Writing[Model]):
         self, run: Run, chunk: Chunk, batch: list[Item[Model]], problems: Mapping[int, Any], matched: int, *, uncertain: bool
     ) -> list[Item[Model]]:
         """What became of each document of a command that has not written all."""
-        reached = min(problems) + 1 if problems and run.ordered else len(batch)
+        # In a transaction the server stops at the first error, whatever the order.
+        stops = bool(problems) and (run.ordered or in_transaction(run.session))
+        reached = min(problems) + 1 if stops else len(batch)
         done = [item for place, item in enumerate(batch[:reached]) if place not in problems]
         replaced = [item for item in done if not item.inserts]
         missing = len(replaced) - matched

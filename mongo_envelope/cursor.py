@@ -300,7 +300,9 @@ class AsyncCursor(_Cursor[Model]):
     def __getitem__(self, index: slice[Any, Any, Any]) -> Self:
         """``cursor[10:20]``: this cursor with ``skip`` and ``limit``. One has to be awaited: ``await cursor.skip(2).first()``."""
         if not isinstance(index, slice):  # and not an IndexError, which would end a ``for`` that lacks its ``async``
-            raise TypeError("nothing is awaited in cursor[2]: await cursor.skip(2).first(), or loop with async for")
+            raise TypeError(
+                "this cursor is looped over with async for; one document is: await cursor.skip(2).first(), not cursor[2]"
+            )
         return self._sliced(index)
 
     async def __anext__(self) -> Model:

@@ -6,6 +6,7 @@ an empty tuple, and the event costs no more than to look at that.
 
 from __future__ import annotations
 
+import difflib
 import inspect
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Generic, Self, TypeVar
@@ -107,6 +108,9 @@ def _hears(hooks: Any, event: str) -> bool:
     if not isinstance(hooks, Hooks):
         what = f"the class {hooks.__name__}, not an instance" if isinstance(hooks, type) else f"a {type(hooks).__name__}"
         raise ConfigurationError(f"hooks= takes instances of subclasses of Hooks: class Stamp(Hooks[Customer]); this is {what}")
+    for name in vars(type(hooks)):
+        if not name.startswith("_") and not hasattr(Hooks, name) and difflib.get_close_matches(name, [event], cutoff=0.8):
+            raise ConfigurationError(f"{type(hooks).__name__}.{name} would never be called. Did you mean {event}?")
     return getattr(type(hooks), event) is not getattr(Hooks, event)
 
 

@@ -692,6 +692,18 @@ async def test_a_transaction_that_runs_twice_is_no_conflict_with_itself(driver: 
 
 
 @pytest.mark.parametrize("ordered", [True, False])
+async def test_an_error_in_a_transaction_stops_the_command(driver: Driver, *, ordered: bool) -> None:
+    """The server goes no further, whatever the order: what comes after it is not written."""
+    repository = driver.repository(Counter)
+    await repository.save(Counter(id=1))
+    async with driver.transaction(commit=False) as session:
+        with pytest.raises(RevisionConflictError if ordered else BulkSaveError) as caught:
+            await repository.save_many(counters(0, 1, 2, 3), ordered=ordered, session=session)
+    assert caught.value.result.inserted_count == 1
+    assert [each.index for each in caught.value.result.failed] == [1]
+
+
+@pytest.mark.parametrize("ordered", [True, False])
 async def test_after_an_error_nothing_more_is_sent_in_a_transaction(driver: Driver, database: Db, *, ordered: bool) -> None:
     """The error has ended it. What the server says of the next command would have `with_transaction` begin again, without end."""
     repository = driver.repository(Counter)

@@ -872,3 +872,19 @@ def test_both_repositories_take_hooks() -> None:
     """Under the same name."""
     for kind in (Repository, AsyncRepository):
         assert inspect.signature(kind).parameters["hooks"].default == ()
+
+
+def test_a_misspelt_hook_is_refused(driver: Driver) -> None:
+    """An audit that is never called looks like one that has nothing to say. Names of one's own are left alone."""
+
+    class Misspelt(Hooks[Any]):
+        def before_saev(self, model: Any) -> None: ...
+
+    class Own(Hooks[Any]):
+        def after_save(self, model: Any) -> None: ...
+
+        def saved(self) -> None: ...
+
+    with pytest.raises(ConfigurationError, match=r"Misspelt.before_saev would never be called. Did you mean before_save\?"):
+        driver.repository(Item, hooks=[Misspelt()])
+    driver.repository(Item, hooks=[Own()])
