@@ -256,7 +256,7 @@ class Bulk(Writing[Model]):
             refused = error.about(index=index)
         else:
             # What it is known to be is asked when it is sent: an earlier chunk may change that.
-            item = Item(identity, raw, FRESH, self._shard(raw) if self._shard_key else (), index, model, changes=changes)
+            item = Item(identity, raw, FRESH, self._shard(raw), index, model, changes=changes)
             chunk.items.append(item)
             chunk.seen.add(id(model))
             chunk.size += len(raw)
@@ -386,8 +386,8 @@ class Bulk(Writing[Model]):
     async def send(self, run: Run, chunk: Chunk) -> PyMongoError | None:
         """Write what is left of a chunk. An error of the network is given back if it may pass: then send the chunk again.
 
-        If there is something in `Chunk.again` after it, `repeat` that first, and then send the chunk again. Raise, in ordered mode,
-        the first failure.
+        If there is something in `Chunk.again` after it, `repeat` that first, and then send the chunk again. Raise the failure
+        after which nothing more is written: in ordered mode, or in a transaction that an error has ended.
         """
         deletes = bool(chunk.wishes)
         self._end(run)  # the caller may have caught the error, and gone on

@@ -124,10 +124,12 @@ class Flows(Generic[Model]):
 
     def _revision(self, tag: bytes, raw: bytes) -> Revision:
         """The revision of a document that we have sealed or verified."""
-        return Revision(tag, self._shard(raw)) if self._shard_key else Revision(tag)
+        return Revision(tag, self._shard(raw))
 
     def _shard(self, raw: bytes) -> tuple[Any, ...]:
-        """The stored values of the shard key. To a cluster a field that is missing is null."""
+        """The stored values of the shard key, if there is one. To a cluster a field that is missing is null."""
+        if not self._shard_key:
+            return ()
         document = bson.decode(raw, envelope.CODEC_OPTIONS)
         return tuple(document.get(name) for name in self._shard_key)
 
@@ -195,10 +197,7 @@ class Flows(Generic[Model]):
 
     def loaded(self, document: Any, identity: Any, asked: Any) -> Model:
         """The model, of what the driver has given."""
-        raw = self._found(document, identity)
-        found, model = self._known(raw, self.codec.open_at_once(raw), None, b"")
-        self._check_identity(found, asked)
-        return model
+        return self._opened_as(self._found(document, identity), asked)[1]
 
     async def _load(self, collection: Any, identity: Any, session: Any) -> tuple[Any, Model]:
         if self.hooks.before_load:

@@ -123,7 +123,7 @@ class Upkeep(Bulk[Model]):
         except (EnvelopeError, UnknownKeyError) as error:
             invalid = error
         else:
-            where = self._where(identity, self._shard(raw) if self._shard_key else ()) | {"hmac": envelope.tag_of(raw)}
+            where = self._where(identity, self._shard(raw)) | {"hmac": envelope.tag_of(raw)}
             return identity, ReplaceOne(where, as_document(anew), collation=BYTE_BY_BYTE)
         await self._report(invalid, raw, run)
         if run.on_invalid == "raise":

@@ -62,7 +62,7 @@ class Writing(Reading[Model]):
     def seal(self, model: Model) -> Sealed:
         """Seal an instance, before anything is sent."""
         identity, raw = self.sealed(model)
-        return Sealed(identity, raw, recall(model, self.place, identity), self._shard(raw) if self._shard_key else ())
+        return Sealed(identity, raw, recall(model, self.place, identity), self._shard(raw))
 
     def sealed(self, model: Model, take_iv: Callable[[], bytes] = fresh_iv) -> tuple[Any, bytes]:
         """The stored ``_id`` and the stored document: here each instance is sealed that a repository saves."""
