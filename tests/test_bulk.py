@@ -1181,7 +1181,7 @@ async def test_one_error_of_many_names_the_first(driver: Driver) -> None:
     )
     assert (caught.value.index, caught.value.document_id) == (None, None)
     nameless = Counter(id=1)
-    nameless.id = [1]  # type: ignore[assignment]
+    nameless.id = [1]  # type: ignore[assignment]  # what is wrong with it
     with pytest.raises(BulkSaveError, match="The first, of index 0: "):
         await repository.save_many([nameless], ordered=False)
 

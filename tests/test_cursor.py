@@ -325,7 +325,7 @@ async def test_one_slow_answer_does_not_mean_threads_for_ever(driver: Driver, mo
     items = await with_items(driver, 60)
     fetched: list[int] = []
     real = cursors._in_a_thread
-    monkeypatch.setattr(cursors, "_in_a_thread", lambda work: fetched.append(1) or real(work))  # type: ignore[func-returns-value]
+    monkeypatch.setattr(cursors, "_in_a_thread", lambda work: fetched.append(1) or real(work))  # type: ignore[func-returns-value]  # None
     monkeypatch.setattr(sys, "getswitchinterval", lambda: 0.0)
     found = items.find(batch_size=2)
     await anext(found)

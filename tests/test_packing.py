@@ -397,7 +397,7 @@ def test_what_would_be_loaded(name: str) -> None:
 def test_no_normaliser_is_asked_what_would_be_loaded() -> None:
     """It may be slow, and there is nothing to be found by what is not stored."""
     asked: list[str] = []
-    index = BlindIndex(normalize=lambda value: asked.append(value) or value, normalize_id="mine")  # type: ignore[func-returns-value]
+    index = BlindIndex(normalize=lambda value: asked.append(value) or value, normalize_id="mine")  # type: ignore[func-returns-value]  # None
     of = codec(create_model("Model", id=(int, ...), text=(Annotated[str, Sensitive(index=index)], ...)))
     one = of.schema.model(id=1, text="x")
     of.seal(one)

@@ -31,7 +31,7 @@ with_context = st.sampled_from(sorted(PURPOSES - {"check", "fingerprint"}))
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many bytes are drawn from the system, from now on."""
     real, sizes = os.urandom, list[int]()
-    monkeypatch.setattr(os, "urandom", lambda size: sizes.append(size) or real(size))  # type: ignore[func-returns-value]
+    monkeypatch.setattr(os, "urandom", lambda size: sizes.append(size) or real(size))  # type: ignore[func-returns-value]  # None
     return sizes
 
 
