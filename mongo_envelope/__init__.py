@@ -5,6 +5,7 @@ from .blind import BlindIndex, Bucket
 from .codec import DocumentCodec, Metadata
 from .conditions import where
 from .cursor import AsyncCursor, Cursor
+from .datakey import DataKey, IndexKey
 from .errors import (
     BulkSaveError,
     ConfigurationError,
@@ -15,6 +16,7 @@ from .errors import (
     KeyUnavailableError,
     KMSError,
     MalformedEnvelopeError,
+    MissingCapabilityError,
     MongoEnvelopeError,
     PayloadError,
     QueryError,
@@ -27,7 +29,7 @@ from .errors import (
     UpdateResult,
 )
 from .hooks import Hooks
-from .keys import DataKey, IndexKey, KeyRing
+from .keys import KeyRing
 from .repository import AsyncRepository, Repository
 from .schema import Queryable, Sensitive
 from .upkeep import Finding
@@ -62,6 +64,7 @@ __all__ = [
     "KeyUnavailableError",
     "MalformedEnvelopeError",
     "Metadata",
+    "MissingCapabilityError",
     "MongoEnvelopeError",
     "PayloadError",
     "QueryError",

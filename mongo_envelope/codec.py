@@ -16,6 +16,7 @@ from pydantic import BaseModel
 
 from . import envelope
 from .blind import Indexer
+from .datakey import check_context
 from .errors import (
     ConfigurationError,
     EnvelopeError,
@@ -25,7 +26,7 @@ from .errors import (
     PayloadError,
 )
 from .fast import FastReader
-from .keys import KeyRing, check_context
+from .keys import KeyRing
 from .packing import FastWriter
 from .padding import Padding, is_chosen, padded
 from .places import from_stored

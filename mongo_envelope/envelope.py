@@ -25,8 +25,9 @@ from bson.errors import BSONError
 from bson.timestamp import Timestamp
 
 from . import primitives
+from .datakey import is_kid
 from .errors import IntegrityError, MalformedEnvelopeError, UnsupportedVersionError
-from .keys import KeyRing, is_kid
+from .keys import KeyRing
 
 __all__ = [
     "CODEC_OPTIONS",
@@ -92,7 +93,7 @@ def seal(metadata: Mapping[str, Any], payload: bytes, *, keys: KeyRing, context:
 def _seal_with(metadata: Mapping[str, Any], payload: bytes, *, keys: KeyRing, context: str, iv: bytes) -> bytes:
     """`seal`, deterministic. Only vectors call it with an ``iv`` of their own: one IV twice under one key is a two-time pad."""
     kid = keys.primary
-    working = keys.working_keys(kid, context)
+    working = keys.sealing_keys(context)
     _check_metadata(metadata)
     fields = {**metadata, "data": working.cipher.encrypt(iv, payload), "iv": iv, "kid": kid, "v": 1}
     # Code points sort as their UTF-8 bytes do, so sorting text is sorting bytewise. The first _id keeps its place.

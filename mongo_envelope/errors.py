@@ -10,7 +10,8 @@
     │   └── PayloadError              the content and the model do not fit each other
     ├── KeyUnavailableError           we COULD NOT CHECK: says nothing about the document
     │   ├── UnknownKeyError           its key id is not in the ring
-    │   └── KMSError                  the key service did not answer
+    │   ├── KMSError                  the key service did not answer, or refused
+    │   └── MissingCapabilityError    the ring was restricted, and cannot do this
     ├── QueryError                    the filter, sort or update cannot be answered honestly
     └── RepositoryError
         ├── DocumentNotFoundError     no document has this _id
@@ -37,6 +38,7 @@ __all__ = [
     "KMSError",
     "KeyUnavailableError",
     "MalformedEnvelopeError",
+    "MissingCapabilityError",
     "MongoEnvelopeError",
     "PayloadError",
     "QueryError",
@@ -126,7 +128,18 @@ class UnknownKeyError(KeyUnavailableError):
 
 
 class KMSError(KeyUnavailableError):
-    """The service that wraps the keys did not answer, or refused."""
+    """The service that wraps the keys did not answer, or refused. The message has the service's own words, where they are known."""
+
+    #: Whether trying again may help: it was slow, down or throttling. It was not if it refused.
+    temporary: bool = False
+
+    def __init__(self, message: str = "", *, temporary: bool = False) -> None:
+        super().__init__(message)
+        self.temporary = temporary
+
+
+class MissingCapabilityError(KeyUnavailableError):
+    """The ring is a restricted one (`KeyRing.restrict`), and what was asked for takes a capability that it does not have."""
 
 
 class QueryError(_AboutDocumentError):

@@ -1,11 +1,10 @@
-"""Data keys, index keys and the ring that holds them: looked up by id, never tried in turn.
+"""The ring that holds data keys and index keys: looked up by id, never tried in turn.
 
-A `DataKey` is 32 random bytes under a name, its ``kid``. A `KeyRing` holds several, one of which is *primary*: the one
-that seals. All of them open. `envelope` asks the ring for working keys; nobody else sees material. The purposes and
-their labels are in `primitives`.
+A `KeyRing` holds several data keys, one of which is *primary*: the one that seals. All of them open. `envelope` asks the ring for
+working keys; nobody else sees material.
 
-An `IndexKey` is the same for blind index values, a key of its own because it is replaced at another time. Of those in a ring one is
-*searched* by, and values are *written* under one or more; docs/querying.md says how one takes the place of another.
+An index key is a key of its own because it is replaced at another time. Of those in a ring one is *searched* by, and values are
+*written* under one or more; docs/querying.md says how one takes the place of another.
 
 Python cannot erase memory. What can be done is done: a repr shows no material, and a ring refuses pickle and copy, so
 that a key does not wander into a cache, a queue or a crash report.
@@ -15,115 +14,20 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import hmac
 import json
 import os
-import re
-import secrets
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, TypeVar
 
 from . import primitives
-from .errors import ConfigurationError, UnknownKeyError, shortened
+from .datakey import DataKey, IndexKey, WorkingKeys, _Key, is_kid
+from .errors import ConfigurationError, KeyUnavailableError, UnknownKeyError, shortened
 
-__all__ = ["DataKey", "IndexKey", "KeyRing", "WorkingKeys", "check_context"]
-
-_KID: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)
-_CHECK_BYTES: Final = 8
-
-
-def is_kid(text: object) -> bool:
-    """Whether this is a well-formed key id: 1 to 64 ASCII letters, digits, ``_``, ``.`` or ``-``."""
-    return isinstance(text, str) and _KID.fullmatch(text) is not None
-
-
-def check_context(context: object) -> str:
-    """The context as it is, or `ConfigurationError`: text whose UTF-8 has 1 to 255 bytes."""
-    if not isinstance(context, str):
-        raise ConfigurationError("context= must be text: the name under which this collection's keys are derived")
-    try:
-        size = len(context.encode())
-    except UnicodeEncodeError:
-        size = 0
-    if not 1 <= size <= 255:
-        raise ConfigurationError("context= must be valid text of 1 to 255 bytes of UTF-8")
-    return context
-
-
-class WorkingKeys(primitives.NeverLeaves):
-    """What one data key gives in one context: the only form in which `envelope` meets a key."""
-
-    __slots__ = ("authenticator", "cipher")
-
-    def __init__(self, encrypt: bytes, authenticator: primitives.Authenticator) -> None:
-        """Take what `DataKey` derives: a key of 32 bytes, and what tags under the other one."""
-        self.cipher: Final = primitives.StreamCipher(encrypt)
-        self.authenticator: Final = authenticator
-
-    def __repr__(self) -> str:
-        return "WorkingKeys(…)"
-
-
-class _Key(primitives.NeverLeaves):
-    """32 bytes under a name. Its ``check`` value proves, without giving anything away, that it is the key that was meant."""
-
-    __slots__ = ("_material", "check", "created", "kid")
-
-    def __init__(self, kid: str, material: bytes, *, created: datetime | None = None, check: bytes | None = None) -> None:
-        """Raise `ConfigurationError` if the id, the length or the check value (8 bytes) does not fit."""
-        if not is_kid(kid):
-            raise ConfigurationError("a key id is 1 to 64 of the characters A-Z a-z 0-9 _ . -")
-        if not isinstance(material, bytes) or len(material) != primitives.KEY_BYTES:
-            raise ConfigurationError(f"key {kid!r}: a key has {primitives.KEY_BYTES} bytes")
-        self.kid: Final = kid
-        self._material: Final = material
-        self.created: Final = created
-        self.check: Final = primitives.derive(material, "check")[:_CHECK_BYTES]
-        if check is not None and not (isinstance(check, bytes) and hmac.compare_digest(check, self.check)):
-            raise ConfigurationError(
-                f"key {kid!r}: the material does not match its check value, so this is not the key that was stored under "
-                "this id. Restore the key file from its backup"
-            )
-
-    @classmethod
-    def generate(cls, kid: str | None = None) -> Self:
-        """A new key from the operating system's generator; without ``kid``, under a random id of 16 hex digits."""
-        created = datetime.now(UTC).replace(microsecond=0)
-        return cls(kid or secrets.token_hex(8), secrets.token_bytes(primitives.KEY_BYTES), created=created)
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.kid!r})"
-
-
-class DataKey(_Key):
-    """32 bytes under a name, for sealing and opening documents."""
-
-    __slots__ = ()
-
-    def working_keys(self, context: str) -> WorkingKeys:
-        """The keys of this data key for documents in one context. Raise `ConfigurationError` for what cannot be a context."""
-        encrypt = primitives.derive(primitives.derive(self._material, "encrypt"), "encrypt", check_context(context))
-        return WorkingKeys(encrypt, self.authenticator(context))
-
-    def authenticator(self, context: str) -> primitives.Authenticator:
-        """What tags the documents in one context, and verifies their tags."""
-        authenticate = primitives.derive(primitives.derive(self._material, "authenticate"), "authenticate", check_context(context))
-        return primitives.Authenticator(authenticate)
-
-
-class IndexKey(_Key):
-    """32 bytes under a name, for the values of blind indexes."""
-
-    __slots__ = ()
-
-    def authenticator(self, context: str, index: str, normalizer: str) -> primitives.Authenticator:
-        """What makes the values of one index in one context (spec 3.7)."""
-        working = primitives.derive(primitives.derive(self._material, "index"), "index", check_context(context))
-        return primitives.Authenticator(primitives.derive(working, "index", context, index, normalizer))
+__all__ = ["KeyRing"]
 
 
 class KeyRing(primitives.NeverLeaves):
@@ -133,7 +37,18 @@ class KeyRing(primitives.NeverLeaves):
     a test. A ring does not change: adding a key makes another ring.
     """
 
-    __slots__ = ("_authenticators", "_index_keys", "_keys", "_primary", "_search_by", "_working", "_written")
+    __slots__ = (
+        "_authenticators",
+        "_compromised",
+        "_destroyed",
+        "_index_keys",
+        "_keys",
+        "_primary",
+        "_search_by",
+        "_too_old",
+        "_working",
+        "_written",
+    )
 
     def __init__(
         self,
@@ -143,11 +58,16 @@ class KeyRing(primitives.NeverLeaves):
         index_keys: Iterable[IndexKey] = (),
         search_by: str | None = None,
         written: Iterable[str] | None = None,
+        compromised: Iterable[str] = (),
+        destroyed: Iterable[str] = (),
+        too_old: str | None = None,
     ) -> None:
         """Hold ``keys``; ``primary`` is the id of the one that seals (default: the first).
 
         ``index_keys``: those of blind indexes. ``search_by``: the id of the one that searches go by (default: the first);
-        ``written``: the ids of those under which values are written (default: all).
+        ``written``: the ids of those under which values are written (default: all). What a key store knows beside:
+        ``compromised``: the ids of keys that open inside `Repository.rotate` alone; ``destroyed``: of those that are no more;
+        ``too_old``: why the primary key does not seal any longer.
 
         Raise `ConfigurationError` for no data key, an id twice, or a role of a key that is not among them.
         """
@@ -168,6 +88,9 @@ class KeyRing(primitives.NeverLeaves):
             raise ConfigurationError("written: an index key is named twice")
         if self._index_keys and self._search_by not in self._written:
             raise ConfigurationError("values must be written under the index key that searches go by: otherwise nothing is found")
+        self._compromised, self._destroyed, self._too_old = frozenset(compromised), frozenset(destroyed), too_old
+        if self._primary in self._compromised:
+            raise ConfigurationError(f"the primary key {self._primary} is compromised: another one has to seal")
         self._working: dict[tuple[str, str], WorkingKeys] = {}
         self._authenticators: dict[tuple[str, str], primitives.Authenticator] = {}
 
@@ -264,6 +187,9 @@ class KeyRing(primitives.NeverLeaves):
             "index_keys": self._index_keys.values(),
             "search_by": self._search_by,
             "written": self._written,
+            "compromised": self._compromised,
+            "destroyed": self._destroyed,
+            "too_old": self._too_old,
         }
         return KeyRing(**(same | changes))
 
@@ -295,6 +221,16 @@ class KeyRing(primitives.NeverLeaves):
             )
         return self._index_keys[kid]
 
+    def for_rotation(self) -> KeyRing:
+        """Another ring in which compromised keys open, too: for those who seal anew what they open, and give it to nobody."""
+        return self._but(compromised=())
+
+    def sealing_keys(self, context: str) -> WorkingKeys:
+        """The working keys of the primary key in one context. Raise `KeyUnavailableError` if it is too old to seal."""
+        if self._too_old is not None:
+            raise KeyUnavailableError(self._too_old)
+        return self.working_keys(self._primary, context)
+
     def working_keys(self, kid: str, context: str) -> WorkingKeys:
         """The working keys of one data key in one context. Raise `UnknownKeyError` if the ring does not hold it."""
         cached = self._working.get((kid, context))
@@ -313,6 +249,12 @@ class KeyRing(primitives.NeverLeaves):
         return self._authenticators.setdefault((kid, context), self._data_key(kid).authenticator(context))
 
     def _data_key(self, kid: str) -> DataKey:
+        if kid in self._compromised:
+            raise UnknownKeyError(
+                f"sealed under {kid}, which is marked as compromised: whoever has it can forge documents. Only rotate() opens them"
+            )
+        if kid in self._destroyed:
+            raise UnknownKeyError(f"sealed under {kid}, which has been destroyed: nobody can open this document any more")
         key = self._keys.get(kid)
         if key is None:
             raise UnknownKeyError(

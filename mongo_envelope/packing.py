@@ -129,7 +129,7 @@ class FastWriter(Generic[Model]):
     def _written_out(self, kinds: dict[str, type]) -> tuple[str, dict[str, Any]]:
         """How instances are sealed whose values in the clear have these types, by stored name; and what the source speaks of."""
         value = {name: f"v{number}" for number, name in enumerate(self._names)}
-        plan, working = self._schema._plan, self._keys.working_keys(self._keys.primary, self._context)
+        plan, working = self._schema._plan, self._keys.sealing_keys(self._context)
         kid = self._keys.primary.encode()
         names = {
             "int32": _int32,

@@ -23,10 +23,11 @@ from .batches import AsyncBulkWriter, BulkWriter, pauses
 from .bridge import drive
 from .codec import DocumentCodec, Metadata
 from .cursor import AsyncCursor, Cursor
+from .datakey import IndexKey
 from .errors import RevisionConflictError, SaveResult, UpdateResult
 from .flows import Filter, SortKey
 from .hooks import Hooks
-from .keys import IndexKey, KeyRing
+from .keys import KeyRing
 from .padding import Padding
 from .reading import Hint, OnInvalid
 from .transactions import AsyncTransaction, Transaction, run, run_async

@@ -20,9 +20,10 @@ from . import envelope, guard
 from .answer import Asked
 from .bridge import settle
 from .bulk import Bulk
+from .datakey import IndexKey
 from .errors import ConfigurationError, EnvelopeError, RepositoryError, UnknownKeyError
 from .flows import END, Filter, as_document, batches, next_of, raw_of
-from .keys import IndexKey, KeyRing
+from .keys import KeyRing
 from .provision import BYTE_BY_BYTE, indexes_of, is_strict, options_of, unfit, wanted_indexes
 from .reading import OnInvalid, check_on_invalid, decoded
 

@@ -25,8 +25,8 @@ from test_every_type import NEVER_QUERYABLE
 
 from mongo_envelope import DocumentCodec, IntegrityError, KeyRing, Queryable, SchemaError, Sensitive, envelope
 from mongo_envelope.blind import BlindIndex
+from mongo_envelope.datakey import IndexKey
 from mongo_envelope.guard import installed, merged, validator, without
-from mongo_envelope.keys import IndexKey
 from mongo_envelope.schema import Schema, is_exact
 
 Db = Database[dict[str, Any]]

@@ -25,8 +25,8 @@ from hypothesis import strategies as st
 
 from mongo_envelope import DataKey, IndexKey, KeyRing
 from mongo_envelope import keys as keys_module
+from mongo_envelope.datakey import WorkingKeys, check_context, is_kid
 from mongo_envelope.errors import ConfigurationError, UnknownKeyError
-from mongo_envelope.keys import WorkingKeys, check_context, is_kid
 from mongo_envelope.primitives import derive
 
 MATERIAL = bytes(range(100, 132))

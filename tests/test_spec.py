@@ -39,8 +39,8 @@ from pydantic import AnyUrl, BaseModel, ByteSize, ConfigDict, Field, SecretBytes
 
 from mongo_envelope import DataKey, DocumentCodec, KeyRing, Queryable, Sensitive, envelope, normalize
 from mongo_envelope.blind import BlindIndex, Bucket, Definition, Indexer, Part, encode
+from mongo_envelope.datakey import IndexKey
 from mongo_envelope.errors import ConfigurationError, MalformedEnvelopeError, MongoEnvelopeError, SchemaError
-from mongo_envelope.keys import IndexKey
 from mongo_envelope.normalize import NOTHING, Normalizer, bucket, normalizer
 from mongo_envelope.padding import Padding, padded, padme
 from mongo_envelope.schema import Schema
