@@ -36,7 +36,7 @@ class KMS(Protocol):
     def identity(self) -> Mapping[str, Any]:
         """Which key it is: ``{"provider": "aws", "key": "arn:…", …}``. It stands in the clear beside what is wrapped.
 
-        Text, numbers, booleans and mappings of them, and nothing secret. What is stored must equal what is configured before anything
+        Text, numbers, booleans and mappings of them; nothing secret. What is stored must equal what is configured before anything
         is unwrapped, so whatever tells where a request goes (an endpoint, a region, a key's name) is in it.
         """
 
