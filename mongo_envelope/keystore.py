@@ -1,0 +1,428 @@
+"""`KeyStore`: keys in a collection or a file, wrapped and sealed; made by several processes at once, rotated in place.
+
+`unlock` gives the ring of the moment; here stands what changes a store. Each change is one record, inserted or replaced by
+compare-and-set, in an order in which what is there at any moment is right: a crash in between is finished by the next who comes.
+
+The store is synchronous. Whoever runs an event loop opens it with ``await CollectionKeyStore.open(…)``; repositories over the async
+driver wait for it in a thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, Self, TypeVar
+
+from pymongo.collection import Collection
+
+from .datakey import DataKey, IndexKey
+from .errors import ConfigurationError, IntegrityError, KMSError
+from .keys import KeyRing
+from .kms import KMS
+from .records import KeyRecord, Purpose, Roles, Root, RootRecord, State, read_root, written_in_order
+from .storage import CollectionStorage, FileStorage, Storage, identity_of
+from .unlock import Unlocked, checked_kms
+
+__all__ = ["CollectionKeyStore", "FileKeyStore", "KeyStore", "StoredKey"]
+
+_log: Final = logging.getLogger(__name__)
+Record = TypeVar("Record", KeyRecord, Roles)
+#: state → what may become of it
+_NEXT: Final[Mapping[State, tuple[State, ...]]] = {
+    "active": ("decrypt-only", "compromised", "destroyed"),
+    "decrypt-only": ("compromised", "destroyed"),
+    "compromised": ("destroyed",),
+    "destroyed": (),
+}
+#: So often a change is tried again because somebody else has changed the same record.
+_TURNS: Final = 100
+#: A key that was made so long ago and is not the primary one nobody is about to make that.
+_LEFT_BEHIND: Final = timedelta(minutes=1)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredKey:
+    """One key of a store, as it may be shown."""
+
+    kid: str
+    purpose: Purpose
+    state: State
+    created: datetime
+    check: str  #: 16 hexadecimal digits, by which a key is recognised
+    primary: bool = False  #: seals
+    searched: bool = False  #: searches go by it
+    written: bool = False  #: index values are written under it
+
+
+class KeyStore(Unlocked):
+    """What `CollectionKeyStore` and `FileKeyStore` have in common. Safe to share between threads, and after a fork."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        *,
+        kms: KMS | Sequence[KMS],
+        fingerprint: str | None = None,
+        create: bool = False,
+        refresh_after: float = 300.0,
+        expire_after: float = 86_400.0,
+        max_age: timedelta | None = None,
+        timeout: float = 10.0,
+    ) -> None:
+        """Unlock a store, or make it. It asks the key service, and raises what that raises.
+
+        ``kms``: the key-encryption key; of several the one that has wrapped the root, and the first where a store is made.
+        ``fingerprint``: of the root, 32 hexadecimal digits, as it was logged when the store was made (`fingerprint`); whoever can
+        write the store cannot slip in another root then. A key of an asymmetric kind wants it. ``create``: make the store if it is
+        not there. ``refresh_after``, ``expire_after``, ``timeout``: in seconds; the last is for one question to the key service,
+        with all attempts, or one command to the database. All processes of a store should have the same ``expire_after``.
+        ``max_age``: of the key that seals; a warning is logged when nine tenths of it are over, and then it does not seal any more.
+
+        Raise `ConfigurationError` for what does not fit, `KMSError`, and `EnvelopeError` for a record that was edited.
+        """
+        super().__init__(
+            storage,
+            kms,
+            fingerprint=fingerprint,
+            refresh_after=refresh_after,
+            expire_after=expire_after,
+            max_age=max_age,
+            timeout=timeout,
+        )
+        raws = storage.read()
+        if not _has(raws, "root"):
+            raws = self._made(raws, create=create)
+        self._unlock(raws)
+        if create and not _has(raws, "roles"):
+            raws = self._completed()
+        self._take(raws)
+
+    @classmethod
+    async def open(cls, *arguments: Any, **options: Any) -> Self:
+        """The same as the constructor, in a thread: for those who run an event loop."""
+        return await asyncio.to_thread(cls, *arguments, **options)
+
+    @property
+    def store_id(self) -> str:
+        """16 hexadecimal digits, by which the store is recognised."""
+        return self._root.store
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the root, 32 hexadecimal digits: to be given in the configuration, and kept nowhere near the store."""
+        return self._root.fingerprint.hex()
+
+    def keys(self) -> list[StoredKey]:
+        """All keys, the oldest first, as they are in the store now."""
+        self.refresh()
+        roles = self._roles()
+        return [
+            StoredKey(
+                each.kid,
+                each.purpose,
+                each.state,
+                each.created,
+                each.check.hex(),
+                primary=each.kid == roles.primary,
+                searched=each.kid == roles.search_by,
+                written=each.kid in roles.written,
+            )
+            for each in sorted(self._contents.keys.values(), key=lambda each: (each.created, each.kid))
+        ]
+
+    # --- making one ---------------------------------------------------------------------------------------------------
+
+    def _made(self, raws: Sequence[bytes], *, create: bool) -> list[bytes]:
+        """The records of a store that was not there, once it has a root. Of several processes one makes it."""
+        if raws:
+            raise IntegrityError("the root record is missing: restore the store from a backup").about(document_id="root")
+        if not create:
+            raise ConfigurationError(
+                f"there is no key store in {self._storage}. If there are data already, restore it; otherwise create=True makes one"
+            )
+        if self._expected is not None:
+            raise ConfigurationError(
+                f"there is no key store in {self._storage}, and the fingerprint says that there was one: restore it. For a new "
+                "one, leave the fingerprint out"
+            )
+        root = Root.generate()
+        if self._storage.insert(self._wrapped(root, self._kms[0]).as_bson()):
+            self._expected = root.fingerprint  # what we have made ourselves is what we mean
+            _log.warning(
+                "made a key store in %s. Its fingerprint belongs into the configuration: fingerprint=%r",
+                self._storage,
+                root.fingerprint.hex(),
+            )
+        return self._storage.read()
+
+    def _completed(self) -> list[bytes]:
+        """The first keys and their roles. Each step may have been done by another process, or before a crash."""
+        root = self._root
+        data, index = f"{root.store}-data", f"{root.store}-index"
+        self._storage.insert(KeyRecord.of(DataKey.generate(data)).sealed(root))
+        self._storage.insert(KeyRecord.of(IndexKey.generate(index)).sealed(root))
+        self._storage.insert(Roles(data, index, (index,), datetime.now(UTC)).sealed(root))
+        return self._storage.read()
+
+    def _wrapped(self, root: Root, kms: KMS) -> RootRecord:
+        """The root under a key-encryption key, and unwrapped again before anybody relies on it."""
+        wrapped = self._ask(kms.wrap, root.secret)
+        if not isinstance(wrapped, bytes) or not hmac.compare_digest(self._ask(kms.unwrap, wrapped), root.secret):
+            raise KMSError("the key service does not unwrap what it has wrapped: nothing was written")
+        return RootRecord(root.store, dict(kms.identity), wrapped, datetime.now(UTC))
+
+    # --- data keys ----------------------------------------------------------------------------------------------------
+
+    def rotate_data_key(self) -> str:
+        """Add a data key, which seals from now on; its id. The one before opens only.
+
+        Documents move when they are saved, or all of them by `Repository.rotate`.
+        """
+        key = DataKey.generate()
+        self._insert(KeyRecord.of(key))
+        before = self._change_roles(lambda roles: roles.but(primary=key.kid)).primary
+        self._change_state(before, "decrypt-only")
+        made = key.created or datetime.now(UTC)
+        for each in list(self._contents.keys.values()):  # what a crash between these steps has left behind
+            if each.purpose == "data" and each.state == "active" and each.created < made - _LEFT_BEHIND:
+                self._change_state(each.kid, "decrypt-only", unless_primary=True)
+        return key.kid
+
+    def mark_compromised(self, kid: str) -> None:
+        """Somebody has this data key: from now on `Repository.rotate` alone opens what is under it.
+
+        One that seals has to be rotated first.
+        """
+        if self._record(kid).purpose != "data":
+            raise ConfigurationError(f"{kid} is an index key: replace it, as docs/querying.md says")
+        self._change_state(kid, "compromised")
+
+    def destroy_key(self, kid: str, *, unused_in: Iterable[Any], even_if_used: bool = False) -> None:
+        """Remove the material of a key, for good. Backups of the store still have it.
+
+        ``unused_in``: the collections of a ``MongoClient`` whose documents may be under it. Raise `ConfigurationError`, with their
+        number, if there are any; for a key that seals or writes index values; and if keys changed their roles less than
+        ``expire_after`` seconds ago, for a process that cannot reach the store may still go by the ones before. ``even_if_used``:
+        destroy it even so, to make unreadable what is under it.
+        """
+        collections = [_collection_of(each) for each in unused_in]
+        if not collections and not even_if_used:
+            raise ConfigurationError("unused_in= names the collections whose documents may be under it: [client.crm.customers]")
+        record = self._record(kid)
+        roles = self._roles()
+        if kid in (roles.primary, *roles.written):
+            raise ConfigurationError(f"{kid} is in use: another key has to seal, or to write index values, first")
+        if not even_if_used:
+            until = roles.changed + timedelta(seconds=self._expire_after)
+            if datetime.now(UTC) < until:
+                raise ConfigurationError(
+                    f"{kid} may still be in use by a process that cannot reach the store: keys changed their roles less than "
+                    f"expire_after ago. It can be destroyed from {until:%Y-%m-%d %H:%M:%S} UTC on"
+                )
+            name = "kid" if record.purpose == "data" else "idx.kid"
+            numbers = {each.full_name: each.count_documents({name: kid}) for each in collections}
+            if sum(numbers.values()):
+                where = ", ".join(f"{number} of {place}" for place, number in numbers.items() if number)
+                raise ConfigurationError(f"documents are still under {kid}: {where}. Repository.rotate() or reindex() moves them")
+        self._change_state(kid, "destroyed")
+
+    # --- the key-encryption key ---------------------------------------------------------------------------------------
+
+    def rotate_kek(self, kms: KMS) -> None:
+        """Wrap the root by another key-encryption key, or anew by the same. Keys and documents stay as they are.
+
+        What was wrapped is unwrapped and compared before it takes the place of the old one. Give all processes the new key
+        beforehand, ``kms=[new, old]``: they unwrap again after ``expire_after``.
+        """
+        [kms] = checked_kms(kms)
+        if kms.public and self._expected is None:
+            raise ConfigurationError(
+                "a key-encryption key of an asymmetric kind wants a store that was opened with its fingerprint"
+            )
+        before = next((raw for raw in self._storage.read() if identity_of(raw) == "root"), b"")
+        created = read_root(before).created
+        self._unwrap([before])  # it is the root that is held, or this raises
+        wrapped = self._wrapped(self._root, kms)
+        renewed = RootRecord(wrapped.store, wrapped.kms, wrapped.wrapped, created)
+        if not self._storage.replace(renewed.as_bson(), before):
+            raise ConfigurationError("the root was wrapped anew by somebody else at the same time: nothing was changed here")
+        self._kms = (kms, *(each for each in self._kms if dict(each.identity) != dict(kms.identity)))
+
+    # --- index keys ---------------------------------------------------------------------------------------------------
+
+    def add_index_key(self) -> str:
+        """Add an index key, under which values are written beside the others; its id. docs/querying.md has the order of steps."""
+        key = IndexKey.generate()
+        self._insert(KeyRecord.of(key))
+
+        def change(roles: Roles) -> Roles:
+            return roles.but(search_by=roles.search_by or key.kid, written=written_in_order([*roles.written, key.kid]))
+
+        self._change_roles(change)
+        return key.kid
+
+    def search_by(self, kid: str) -> None:
+        """Search by the values under this index key. `Repository.search_by` says whether all documents have them."""
+
+        def change(roles: Roles) -> Roles:
+            if kid not in roles.written:
+                raise ConfigurationError(f"no values are written under {_shown(kid)}: add_index_key() makes a key for that")
+            return roles.but(search_by=kid)
+
+        self._change_roles(change)
+
+    def write_only(self, kid: str) -> None:
+        """Write index values under this index key alone: the one that all processes search by."""
+
+        def change(roles: Roles) -> Roles:
+            if kid != roles.search_by:
+                raise ConfigurationError(f"searches do not go by {_shown(kid)}: search_by() comes first")
+            return roles.but(written=(kid,))
+
+        self._change_roles(change)
+
+    # --- from elsewhere, and to elsewhere -----------------------------------------------------------------------------
+
+    def adopt(self, ring: KeyRing) -> None:
+        """Take over the keys and the roles of a `KeyRing`, under their ids: the way from a key file to a store.
+
+        Its primary key goes on sealing, so that processes which still have the file read everything; `rotate_data_key` once none
+        has. It can be called again. Raise `ConfigurationError` for an id that another key has.
+        """
+        if not isinstance(ring, KeyRing):
+            raise ConfigurationError('adopt takes a KeyRing: KeyRing.from_file("keys.json")')
+        keys: list[DataKey | IndexKey] = [*ring._keys.values(), *ring._index_keys.values()]
+        for key in keys:
+            opens_only = isinstance(key, DataKey) and key.kid != ring.primary
+            self._insert(KeyRecord.of(key, "decrypt-only" if opens_only else "active"), again=True)
+        if self._record(ring.primary).state != "active":
+            return  # adopted before, and rotated since
+
+        def change(roles: Roles) -> Roles:
+            written = written_in_order(ring._written or roles.written)
+            return roles.but(primary=ring.primary, search_by=ring.search_key or roles.search_by, written=written)
+
+        before = self._change_roles(change)
+        self._change_state(before.primary, "decrypt-only", unless_primary=True)
+
+    def backup(self, path: str | os.PathLike[str]) -> None:
+        """Write all records to a new file of mode 0600, as they are: wrapped and sealed. It opens with the same key-encryption key.
+
+        A key that is destroyed later is still in it.
+        """
+        file = FileStorage(path, self._timeout)
+        if not file.create(self._storage.read()):
+            raise ConfigurationError(f"{file} exists already: a backup is never overwritten")
+
+    # --- one record at a time -----------------------------------------------------------------------------------------
+
+    def _record(self, kid: str) -> KeyRecord:
+        self.refresh()
+        if kid not in self._contents.keys:
+            raise ConfigurationError(f"there is no key {_shown(kid)} in {self._storage}")
+        return self._contents.keys[kid]
+
+    def _roles(self) -> Roles:
+        roles = self._contents.roles
+        if roles is None:
+            raise AssertionError  # there would be no ring
+        return roles
+
+    def _insert(self, record: KeyRecord, *, again: bool = False) -> None:
+        if self._storage.insert(record.sealed(self._root)):
+            self.refresh()
+            return
+        there = self._record(record.kid)
+        same = there.purpose == record.purpose and there.key is not None and hmac.compare_digest(there.check, record.check)
+        if not again or not same:
+            raise ConfigurationError(f"there is another key {record.kid}, or it has been destroyed: nothing was changed")
+
+    def _change_roles(self, change: Callable[[Roles], Roles]) -> Roles:
+        """The roles as they were before."""
+        return self._changed(self._roles, change)
+
+    def _change_state(self, kid: str, state: State, *, unless_primary: bool = False) -> None:
+        def change(record: KeyRecord) -> KeyRecord:
+            primary = kid == self._roles().primary
+            if state == record.state or (primary and unless_primary):
+                return record
+            if primary:
+                raise ConfigurationError(f"{kid} is the primary key, which seals: rotate_data_key() first")
+            if state not in _NEXT[record.state]:
+                raise ConfigurationError(f"{kid} is {record.state}, and cannot become {state}")
+            return record.but(state)
+
+        self._changed(lambda: self._record(kid), change)
+
+    def _changed(self, find: Callable[[], Record], change: Callable[[Record], Record]) -> Record:
+        """Change a record by compare-and-set, again if somebody else was first. The record as it was before."""
+        self.refresh()
+        for _ in range(_TURNS):
+            before = find()
+            after = change(before)
+            if after is before or self._storage.replace(after.sealed(self._root), before.raw):
+                self.refresh()
+                return before
+            self.refresh()
+        raise KMSError(f"{self._storage} is changed by others all the time: nothing was changed here", temporary=True)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._storage}, store {self.store_id}, {self.held!r})"
+
+
+class CollectionKeyStore(KeyStore):
+    """A key store in a collection: ``CollectionKeyStore(client.crm.keys, kms=LocalKMS.from_file("kek.json"))``."""
+
+    def __init__(self, collection: Collection[Any], *, timeout: float = 10.0, **options: Any) -> None:
+        """As `KeyStore`, in a collection of a ``MongoClient``: beside an `AsyncRepository`, too."""
+        super().__init__(CollectionStorage(collection, timeout), timeout=timeout, **options)
+
+    @staticmethod
+    def restore(collection: Collection[Any], path: str | os.PathLike[str]) -> None:
+        """Put the records of a backup into an empty collection. It can be called again if it was interrupted."""
+        _restore(CollectionStorage(collection, 10.0), path)
+
+
+class FileKeyStore(KeyStore):
+    """A key store in a file of mode 0600: ``FileKeyStore("keys.store", kms=LocalKMS.from_env())``."""
+
+    def __init__(self, path: str | os.PathLike[str], *, timeout: float = 10.0, **options: Any) -> None:
+        """As `KeyStore`, in a file. Several processes of one machine may use it; a network file system may not lock it."""
+        super().__init__(FileStorage(path, timeout), timeout=timeout, **options)
+
+    @staticmethod
+    def restore(path: str | os.PathLike[str], backup: str | os.PathLike[str]) -> None:
+        """Make the file of a backup. Raise `ConfigurationError` if it exists."""
+        _restore(FileStorage(path, 10.0), backup)
+
+
+def _has(raws: Iterable[bytes], identity: str) -> bool:
+    return any(identity_of(raw) == identity for raw in raws)
+
+
+def _collection_of(given: Any) -> Collection[Any]:
+    collection = getattr(getattr(given, "_flows", None), "collection", given)
+    if not isinstance(collection, Collection):
+        raise ConfigurationError("unused_in= takes collections of a MongoClient, or repositories over one: [client.crm.customers]")
+    return collection
+
+
+def _shown(kid: object) -> str:
+    return repr(kid)[:40]
+
+
+def _restore(storage: Storage, path: str | os.PathLike[str]) -> None:
+    """The root last: without it the store does not open, so what is there half can be done again."""
+    backup = FileStorage(path, 10.0)
+    records = sorted(backup.read(), key=lambda raw: identity_of(raw) == "root")
+    if not records:
+        raise ConfigurationError(f"there is no backup in {backup}")
+    if foreign := [raw for raw in storage.read() if raw not in records]:
+        raise ConfigurationError(f"{storage} holds {len(foreign)} other records: a backup is restored into an empty place")
+    for raw in records:
+        storage.insert(raw)

@@ -1,0 +1,362 @@
+"""The ring of the moment: a key store is unlocked once for each process, and read again now and then.
+
+A key-encryption key (`kms`) wraps one secret, the store's *root*; what is sealed under it (`records`) makes a `KeyRing`.
+
+Two limits. After ``refresh_after`` seconds the records are read again, without the key service: what another process created,
+retired or destroyed is known by then. If that fails, the ring that is there goes on serving, until ``expire_after`` seconds after
+the root was unwrapped: then it is unwrapped again, or everything stops with `KMSError`. A little before each limit a thread tries
+beforehand, so that nobody waits for it. Above stands `keystore`, which makes stores and changes them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import os
+import random
+import threading
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, TypeVar
+
+from . import primitives
+from .errors import ConfigurationError, IntegrityError, KMSError
+from .keys import KeyRing
+from .kms import KMS
+from .records import Contents, Root, read_contents, read_root
+from .storage import Storage, identity_of
+
+__all__ = ["Unlocked", "checked_kms"]
+
+T = TypeVar("T")
+_log: Final = logging.getLogger(__name__)
+
+#: A kid that is not in the ring is looked for in the store at most once in so many seconds, unless that finds new keys.
+_LOOK_AGAIN: Final = 10.0
+#: Of the kids that were not in the store so many are remembered.
+_MOST_MISSING: Final = 1024
+#: After a failure the store is asked again after so many seconds, and not before: it may fail slowly.
+_AFTER_FAILURE: Final = 2.0
+#: The parts of the two limits after which a thread tries beforehand.
+_SOON: Final = 0.7
+_EARLY: Final = 0.9
+#: So often the key service is asked, at most, and so often the records are read while others change them.
+_ATTEMPTS: Final = 5
+
+
+class Unlocked(primitives.NeverLeaves):
+    """A store that is there, and the ring that it gives. Safe to share between threads, and after a fork."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        kms: KMS | Sequence[KMS],
+        *,
+        fingerprint: str | None,
+        refresh_after: float,
+        expire_after: float,
+        max_age: timedelta | None,
+        timeout: float,
+    ) -> None:
+        """Check what is configured; nothing is asked yet."""
+        self._kms = checked_kms(kms)
+        self._expected = _checked_fingerprint(fingerprint)
+        if not 0 < refresh_after <= expire_after or not timeout > 0:
+            raise ConfigurationError("refresh_after, expire_after and timeout are seconds, the first not longer than the second")
+        if max_age is not None and not (isinstance(max_age, timedelta) and max_age > timedelta()):
+            raise ConfigurationError("max_age is a timedelta: timedelta(days=365)")
+        self._storage = storage
+        self._refresh_after, self._expire_after, self._max_age = refresh_after, expire_after, max_age
+        self._timeout = timeout
+        self._held: Root | None = None
+        self._unwrapped = self._soon = self._late = 0.0
+        self._missing: dict[str, float] = {}
+        self._next_look = 0.0
+        self._failure: tuple[float, KMSError] | None = None
+        self._warned_of: str | None = None
+        self._seen: tuple[Any, ...] | None = None
+        self._begin_locks()
+
+    def _begin_locks(self) -> None:
+        """Also in a child: a lock that another thread of the parent held would stay locked."""
+        self._turn = threading.RLock()
+        self._guard = threading.Lock()
+        self._renewal: Future[None] | None = None
+        _stores.add(self)
+
+    # --- the ring of the moment ---------------------------------------------------------------------------------------
+
+    @property
+    def due(self) -> bool:
+        """Whether `ring` would have to ask somebody, now."""
+        now = _clock()
+        if now < self._soon:
+            return False
+        if now < self._late:
+            self._renew_in_thread()  # nobody waits for it
+            return False
+        return True
+
+    @property
+    def held(self) -> KeyRing:
+        """The ring as it is, however old."""
+        return self._ring
+
+    def ring(self) -> KeyRing:
+        """The ring of the moment. Raise `KMSError` if it has expired, and cannot be renewed."""
+        if self.due:
+            self._renew()
+        return self._ring
+
+    async def renewed(self) -> KeyRing:
+        """As `ring`, for those who run an event loop: it is waited for in a thread."""
+        if self.due:
+            await asyncio.wrap_future(self._renew_in_thread())
+        return self._ring
+
+    def refresh(self) -> KeyRing:
+        """Read the records again, now. Raise `KMSError` if that is not possible."""
+        with self._turn:
+            self._take(self._storage.read())
+            return self._ring
+
+    def look_for(self, kid: str) -> KeyRing:
+        """The ring, read again for the sake of a kid that it does not hold, unless that was done a short while ago.
+
+        Whoever writes documents can name any kid in them: so it is done once in ten seconds at most. A look that finds new keys
+        does not count.
+        """
+        with self._turn:
+            now = _clock()
+            if kid in self._ring or now < self._next_look or now < self._missing.get(kid, 0.0):
+                return self._ring
+            self._next_look = now + _LOOK_AGAIN
+            before = set(self._ring)
+            try:
+                self._take(self._storage.read())
+            except KMSError as error:
+                _log.warning("%s", error)
+                return self._ring
+            if set(self._ring) - before:
+                self._next_look = 0.0
+            if kid not in self._ring:
+                if len(self._missing) >= _MOST_MISSING:
+                    self._missing.clear()
+                self._missing[kid] = now + self._refresh_after
+            return self._ring
+
+    async def looked_for(self, kid: str) -> KeyRing:
+        """As `look_for`, for those who run an event loop."""
+        if kid in self._ring or _clock() < self._next_look:
+            return self._ring
+        return await asyncio.to_thread(self.look_for, kid)
+
+    def _renew(self) -> None:
+        """One at a time, and whoever waited finds it done."""
+        with self._turn:
+            now = _clock()
+            if now < self._soon:
+                return
+            expires = self._unwrapped + self._expire_after
+            if self._failure is not None and now < self._failure[0]:
+                if now < expires:
+                    return
+                raise KMSError(str(self._failure[1]), temporary=self._failure[1].temporary)
+            try:
+                self._renew_now(now, expires)
+            except KMSError as error:
+                self._failure = _clock() + _AFTER_FAILURE, error
+                if _clock() >= expires:
+                    raise
+                _log.warning("%s; the keys that were read before go on serving for %d s", error, expires - _clock())
+                self._soon = self._late = min(_clock() + _AFTER_FAILURE, expires)
+
+    def _renew_now(self, now: float, expires: float) -> None:
+        raws = self._storage.read()
+        if now >= self._unwrapped + _EARLY * self._expire_after:
+            try:
+                self._unlock(raws)
+            except KMSError as error:
+                if now >= expires:
+                    raise
+                _log.warning("%s; the keys that were unwrapped before go on serving for %d s", error, expires - now)
+        self._take(raws)
+        self._failure = None
+
+    def _renew_in_thread(self) -> Future[None]:
+        with self._guard:
+            if self._renewal is None or self._renewal.done():
+                self._renewal = Future()
+                self._renewal.set_running_or_notify_cancel()  # who waits for it and is cancelled does not cancel it
+                threading.Thread(target=_fulfil, args=(self._renewal, self._renew), daemon=True).start()
+            return self._renewal
+
+    def _take(self, raws: Sequence[bytes]) -> None:
+        """Make the ring of what was read, unless it is the one that is there."""
+        sealed, contents = self._consistent(raws)
+        too_old = self._age(contents)
+        if self._seen != (sealed, too_old):
+            self._ring = contents.ring(too_old)
+            self._contents, self._seen = contents, (sealed, too_old)
+        now, expires = _clock(), self._unwrapped + self._expire_after
+        self._late = min(now + self._refresh_after, expires)
+        # Not all processes that were started together at the same moment.
+        self._soon = now + (self._late - now) * random.uniform(_SOON - 0.1, _SOON)  # noqa: S311 - a moment, and no secret
+
+    def _consistent(self, raws: Sequence[bytes]) -> tuple[list[bytes], Contents]:
+        """The records but that of the root. They are not read at one moment: while others change them, they may disagree."""
+        for attempt in range(_ATTEMPTS):
+            sealed = [raw for raw in raws if identity_of(raw) != "root"]
+            try:
+                return sealed, read_contents(sealed, self._root)
+            except IntegrityError:
+                if attempt == _ATTEMPTS - 1:
+                    raise
+            time.sleep(0.02 * attempt)
+            raws = self._storage.read()
+        raise AssertionError  # the last attempt has returned, or raised
+
+    def _age(self, contents: Contents) -> str | None:
+        """Why the primary key does not seal any longer, if so."""
+        if self._max_age is None or contents.roles is None:
+            return None
+        primary = contents.keys[contents.roles.primary]
+        age = datetime.now(UTC) - primary.created
+        if age >= self._max_age:
+            return f"the primary key {primary.kid} is older than max_age, {self._max_age}: rotate_data_key() makes another one"
+        if age >= 0.9 * self._max_age and self._warned_of != primary.kid:
+            self._warned_of = primary.kid
+            left = self._max_age - age
+            _log.warning("the primary key %s reaches max_age in %s: rotate_data_key() makes another one", primary.kid, left)
+        return None
+
+    # --- the root -----------------------------------------------------------------------------------------------------
+
+    @property
+    def _root(self) -> Root:
+        if self._held is None:
+            raise AssertionError  # nothing is done with a store before it is unlocked
+        return self._held
+
+    def _unlock(self, raws: Sequence[bytes]) -> None:
+        """Hold the root of these records from now on."""
+        now = _clock()
+        self._held, self._unwrapped = self._unwrap(raws), now
+
+    def _unwrap(self, raws: Sequence[bytes]) -> Root:
+        """The root: of this store, and the one that the configuration names."""
+        found = [raw for raw in raws if identity_of(raw) == "root"]
+        if len(found) != 1:
+            raise IntegrityError("the root record is missing, or there are two: restore the store").about(document_id="root")
+        record = read_root(found[0])
+        # What is stored decides nothing: not whom to ask, and not for which key.
+        kms = next((each for each in self._kms if dict(each.identity) == record.kms), None)
+        if kms is None:
+            known = " or ".join(str(each.identity.get("provider")) for each in self._kms)
+            raise ConfigurationError(
+                f"the root of {self._storage} is not wrapped by the key-encryption key of this configuration ({known}). After a "
+                "rewrap, configure the new one; otherwise somebody has edited the root record. Nothing was asked"
+            )
+        if kms.public and self._expected is None:
+            raise ConfigurationError(
+                "anybody can wrap for a key-encryption key of an asymmetric kind: give the fingerprint that was logged when the "
+                "store was made"
+            )
+        root = Root.of_secret(self._ask(kms.unwrap, record.wrapped), record.store)
+        if root is None:
+            raise ConfigurationError(
+                f"what was unwrapped is not the root of {self._storage}, but another store's, or somebody has put it there"
+            )
+        if self._expected is not None and not hmac.compare_digest(root.fingerprint, self._expected):
+            raise ConfigurationError(
+                f"the root of {self._storage} does not have the fingerprint of this configuration: it is another store, or "
+                "somebody has put another root there. Nothing was opened with it"
+            )
+        if self._held is not None and not hmac.compare_digest(self._held.secret, root.secret):
+            raise ConfigurationError(f"the root of {self._storage} is another one than before. If that is right, start anew")
+        return root
+
+    def _ask(self, verb: Callable[[bytes], bytes], argument: bytes) -> bytes:
+        """Ask the key service, again where that may help; `KMSError` after ``timeout`` seconds at most.
+
+        In a thread of its own, for what it runs may be a library of C that waits for a device.
+        """
+        answer: Future[bytes] = Future()
+        threading.Thread(target=_fulfil, args=(answer, _again, verb, argument, self._timeout), daemon=True).start()
+        try:
+            return answer.result(self._timeout)
+        except TimeoutError:
+            pass
+        raise KMSError(f"the key service did not answer within {self._timeout:g} s", temporary=True)
+
+
+_stores: Final[weakref.WeakSet[Unlocked]] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for store in list(_stores):
+        store._begin_locks()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+_HAS_BOOTTIME: Final = hasattr(time, "CLOCK_BOOTTIME")
+
+
+def _clock() -> float:
+    """Seconds that pass while the machine sleeps, too, where it has such a clock."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if _HAS_BOOTTIME else time.monotonic()
+
+
+def _fulfil(future: Future[T], call: Callable[..., T], *arguments: Any) -> None:
+    try:
+        result = call(*arguments)
+    except BaseException as error:  # noqa: BLE001 - whoever waits for it is told
+        future.set_exception(error)
+    else:
+        future.set_result(result)
+
+
+def _again(verb: Callable[[bytes], bytes], argument: bytes, seconds: float) -> bytes:
+    """Ask, and ask again for what is temporary. Where stamina is not installed there is no provider that needs it."""
+    try:
+        import stamina  # noqa: PLC0415 - of the extras that have a service to ask
+    except ImportError:
+        return verb(argument)
+    for attempt in stamina.retry_context(on=_is_temporary, attempts=_ATTEMPTS, timeout=seconds, wait_initial=0.05, wait_max=2.0):
+        with attempt:
+            return verb(argument)
+    raise AssertionError  # stamina raises what the last attempt raised
+
+
+def _is_temporary(error: Exception) -> bool:
+    return isinstance(error, KMSError) and error.temporary
+
+
+def checked_kms(kms: KMS | Sequence[KMS]) -> tuple[KMS, ...]:
+    """One key-encryption key, or several; `ConfigurationError` for what is none."""
+    given = tuple(kms) if isinstance(kms, Sequence) else (kms,)
+    if not given or not all(isinstance(each, KMS) for each in given):
+        raise ConfigurationError('kms= takes a key-encryption key: LocalKMS.from_file("kek.json", create=True), or another of kms')
+    return given
+
+
+def _checked_fingerprint(fingerprint: str | None) -> bytes | None:
+    if fingerprint is None:
+        return None
+    try:
+        expected = bytes.fromhex(fingerprint)
+    except (ValueError, TypeError):
+        expected = b""
+    if len(expected) != _FINGERPRINT_BYTES:
+        raise ConfigurationError("fingerprint= is the one that was logged when the store was made: 32 hexadecimal digits")
+    return expected
+
+
+_FINGERPRINT_BYTES: Final = 16
