@@ -104,7 +104,9 @@ class KeyRing(primitives.NeverLeaves):
         Raise `ConfigurationError` if it is missing, unreadable, damaged, or (POSIX) open to other users. Whoever reads this
         file reads the data; without it the data is lost. Keep it out of the repository and in a backup of its own.
         """
-        missing = "If there are data already, bring this file back from its backup; for a new database, from_file(…, create=True) makes one"
+        missing = (
+            "If there are data already, bring it back from its backup; for a new database, from_file(…, create=True) makes one"
+        )
         make = (lambda: cls.generate()._as_json()) if create else None
         ring = _parsed(read_private(path, "key file", make=make, missing=missing))
         return _ring_or_error(ring, f"the key file {str(path)!r}")
