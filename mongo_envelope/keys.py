@@ -13,11 +13,8 @@ that a key does not wander into a cache, a queue or a crash report.
 from __future__ import annotations
 
 import base64
-import contextlib
 import json
 import os
-import sys
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -26,6 +23,7 @@ from typing import Any, Final, TypeVar
 from . import primitives
 from .datakey import DataKey, IndexKey, WorkingKeys, _Key, is_kid
 from .errors import ConfigurationError, KeyUnavailableError, UnknownKeyError, shortened
+from .private_file import create_private, read_private
 
 __all__ = ["KeyRing"]
 
@@ -106,24 +104,12 @@ class KeyRing(primitives.NeverLeaves):
         Raise `ConfigurationError` if it is missing, unreadable, damaged, or (POSIX) open to other users. Whoever reads this
         file reads the data; without it the data is lost. Keep it out of the repository and in a backup of its own.
         """
-        if isinstance(path, str) and path.lstrip().startswith("{"):
-            raise ConfigurationError("from_file takes the name of a key file, and was given its content, it seems")
-        file, what = Path(path), f"the key file {str(path)!r}"
-        try:
-            if create and not file.exists():
-                _create_private(file, cls.generate()._as_json())
-            with file.open("rb") as opened:
-                mode = os.fstat(opened.fileno()).st_mode
-                ring = _parsed(opened.read())
-        except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-            problem = getattr(error, "strerror", None) or "not a path"
-            raise ConfigurationError(
-                f"cannot read {what}: {problem}. If there are data already, bring this file back from its backup; for a new "
-                "database, from_file(…, create=True) makes one"
-            ) from error
-        if sys.platform != "win32" and mode & 0o077:
-            raise ConfigurationError(f"{what} can be read by other users: chmod 600 it")
-        return _ring_or_error(ring, what)
+        missing = (
+            "If there are data already, bring it back from its backup; for a new database, from_file(…, create=True) makes one"
+        )
+        make = (lambda: cls.generate()._as_json()) if create else None
+        ring = _parsed(read_private(path, "key file", make=make, missing=missing))
+        return _ring_or_error(ring, f"the key file {str(path)!r}")
 
     @classmethod
     def from_env(cls, name: str = "MONGO_ENVELOPE_KEYS") -> KeyRing:
@@ -139,7 +125,7 @@ class KeyRing(primitives.NeverLeaves):
 
     def to_file(self, path: str | os.PathLike[str]) -> None:
         """Write the ring, material included, as a new key file of mode 0600. Raise `ConfigurationError` if it exists."""
-        if not _create_private(Path(path), self._as_json()):
+        if not create_private(Path(path), self._as_json(), "key file"):
             raise ConfigurationError(f"{str(path)!r} exists already: a key file is never overwritten")
 
     def with_key(self, key: DataKey, *, primary: bool = True) -> KeyRing:
@@ -376,37 +362,3 @@ def _ring_or_error(ring: KeyRing | str, what: str) -> KeyRing:
     if isinstance(ring, str):
         raise ConfigurationError(f"{what} {ring}")
     return ring
-
-
-def _create_private(path: Path, content: bytes) -> bool:
-    """Write a new file of mode 0600 that is there whole or not at all; False, and untouched, if it exists.
-
-    A temporary file in the same folder, then a hard link: `link` fails if the name is taken, so of two processes that
-    start at once one wins and the other reads what the winner wrote.
-    """
-    try:
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.link(temporary, path)
-        finally:
-            Path(temporary).unlink()
-    except FileExistsError:
-        return False
-    except OSError as error:
-        raise ConfigurationError(f"cannot make the key file {str(path)!r}: {error.strerror}") from error
-    _sync_folder(path.parent)
-    return True
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the new name itself survive a power cut. Not every platform can open a folder."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

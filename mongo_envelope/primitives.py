@@ -54,11 +54,12 @@ Purpose = Literal[
     "check",  # the public proof that this is the key which was meant
     "value-encrypt",  # AES-256-CTR of a single value in an SQL column
     "value-authenticate",  # HMAC-SHA-256 over such a value
+    "wrap",  # AES-256-GCM of a key store's root under a local key-encryption key
 ]
 PURPOSES: Final[frozenset[str]] = frozenset(Purpose.__args__)  # type: ignore[attr-defined]  # typing.Literal's documented runtime form
 
 #: purpose → how many parts follow it in the steps of its derivation: none, a context, a context and an index
-_PARTS: Final = dict.fromkeys(PURPOSES, (0, 1)) | {"fingerprint": (0,), "check": (0,), "index": (0, 1, 3)}
+_PARTS: Final = dict.fromkeys(PURPOSES, (0, 1)) | {"fingerprint": (0,), "check": (0,), "wrap": (0,), "index": (0, 1, 3)}
 
 
 def pack(*parts: bytes) -> bytes:

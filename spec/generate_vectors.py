@@ -1502,6 +1502,14 @@ def derive_vectors() -> dict[str, Any]:
             }
             for key in keys
         ],
+        "wrap": [
+            {
+                "kek": key.hex(),
+                "info": reference.pack(reference.LABEL, b"wrap").hex(),
+                "wrap": reference.purpose_key(key, "wrap").hex(),
+            }
+            for key in keys
+        ],
     }
 
 

@@ -37,7 +37,7 @@ Fields = dict[str, Any]
 
 LABEL = b"mongo_envelope/v1"
 PURPOSES_WITH_CONTEXT = ("encrypt", "authenticate", "index", "value-encrypt", "value-authenticate")
-PURPOSES_WITHOUT_CONTEXT = ("fingerprint", "check")
+PURPOSES_WITHOUT_CONTEXT = ("fingerprint", "check", "wrap")
 RESERVED = {"_id", "idx", "v", "kid", "iv", "data", "hmac"}
 KID = re.compile(rb"[A-Za-z0-9_.-]{1,64}")
 

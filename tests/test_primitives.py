@@ -19,13 +19,13 @@ from mongo_envelope import primitives
 from mongo_envelope.primitives import PURPOSES, Authenticator, FreshIVs, StreamCipher, derive, pack
 
 VECTORS: dict[str, Any] = json.loads((Path(__file__).parents[1] / "spec/vectors/derive.json").read_text())
-WITHOUT_CONTEXT = {"check", "fingerprint"}
+WITHOUT_CONTEXT = {"check", "fingerprint", "wrap"}
 
 parts = st.lists(st.binary(max_size=6), max_size=6)
 keys = st.binary(min_size=32, max_size=32)
 ivs = st.binary(min_size=16, max_size=16)
 purposes = st.sampled_from(sorted(PURPOSES))
-with_context = st.sampled_from(sorted(PURPOSES - {"check", "fingerprint"}))
+with_context = st.sampled_from(sorted(PURPOSES - WITHOUT_CONTEXT))
 
 
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -163,10 +163,11 @@ def test_working_key_vectors() -> None:
 
 
 @pytest.mark.parametrize(
-    ("file", "key", "purpose", "size"), [("check_value", "key", "check", 8), ("fingerprint", "root", "fingerprint", 16)]
+    ("file", "key", "purpose", "size"),
+    [("check_value", "key", "check", 8), ("fingerprint", "root", "fingerprint", 16), ("wrap", "kek", "wrap", 32)],
 )
-def test_check_value_and_fingerprint_vectors(file: str, key: str, purpose: Any, size: int) -> None:
-    """The two values that may be shown are the first bytes of their purpose keys."""
+def test_vectors_without_a_context(file: str, key: str, purpose: Any, size: int) -> None:
+    """The two values that may be shown are the first bytes of their purpose keys; what wraps is all of one."""
     cases = VECTORS[file]
     assert len(cases) == 3
     for case in cases:
@@ -175,16 +176,16 @@ def test_check_value_and_fingerprint_vectors(file: str, key: str, purpose: Any, 
 
 def test_the_vector_file_has_no_part_that_is_not_read() -> None:
     """Whoever adds a part to derive.json has to read it here."""
-    assert set(VECTORS) == {"format", "pack", "hkdf", "working_key", "check_value", "fingerprint"}
+    assert set(VECTORS) == {"format", "pack", "hkdf", "working_key", "check_value", "fingerprint", "wrap"}
 
 
 def test_purposes_are_those_of_the_specification() -> None:
-    """Seven purposes, no two of which give the same key, with or without a context."""
+    """Eight purposes, no two of which give the same key, with or without a context."""
     assert set(get_args(primitives.Purpose)) == PURPOSES
-    assert len(PURPOSES) == 7
+    assert len(PURPOSES) == 8
     key = bytes(range(32))
     contexts = ["", "a", "b", *sorted(PURPOSES)]
-    several = sorted(PURPOSES - {"check", "fingerprint"})
+    several = sorted(PURPOSES - WITHOUT_CONTEXT)
     derived = {derive(key, purpose, context) for purpose in several for context in contexts}  # type: ignore[arg-type]
     derived |= {derive(key, purpose) for purpose in PURPOSES}  # type: ignore[arg-type]
     assert len(derived | {key}) == len(several) * len(contexts) + len(PURPOSES) + 1
