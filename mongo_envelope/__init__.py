@@ -30,6 +30,7 @@ from .errors import (
 )
 from .hooks import Hooks
 from .keys import KeyRing
+from .keystore import CollectionKeyStore, FileKeyStore, KeyStore, StoredKey
 from .repository import AsyncRepository, Repository
 from .schema import Queryable, Sensitive
 from .upkeep import Finding
@@ -48,6 +49,7 @@ __all__ = [
     "BulkWriter",
     "Change",
     "ChangeStream",
+    "CollectionKeyStore",
     "ConfigurationError",
     "Cursor",
     "DataKey",
@@ -55,12 +57,14 @@ __all__ = [
     "DocumentNotFoundError",
     "DuplicateValueError",
     "EnvelopeError",
+    "FileKeyStore",
     "Finding",
     "Hooks",
     "IndexKey",
     "IntegrityError",
     "KMSError",
     "KeyRing",
+    "KeyStore",
     "KeyUnavailableError",
     "MalformedEnvelopeError",
     "Metadata",
@@ -75,6 +79,7 @@ __all__ = [
     "SaveResult",
     "SchemaError",
     "Sensitive",
+    "StoredKey",
     "UnknownKeyError",
     "UnsupportedVersionError",
     "UpdateResult",

@@ -101,6 +101,8 @@ class BulkWriter(_Writer[Model]):
 
     def _put(self, model: Model) -> None:
         """The same in a run of nothing else, where an instance that is given twice is written once."""
+        if not self._chunk.items and self._flows.keys_due:
+            drive(self._flows.keys_at_hand())
         if self._flows.is_full(self._run, self._chunk):
             self._dispatch()
         if self._flows.hooks.before_save:
@@ -243,6 +245,8 @@ class AsyncBulkWriter(_Writer[Model]):
             await self._put(model)
 
     async def _put(self, model: Model) -> None:
+        if not self._chunk.items and self._flows.keys_due:
+            await self._flows.keys_at_hand()
         if self._flows.is_full(self._run, self._chunk):
             await self._dispatch()
         if self._flows.hooks.before_save:
@@ -410,6 +414,7 @@ async def save_many_async(flows: Bulk[Model], models: Iterable[Model] | AsyncIte
 def update_many(flows: Bulk[Model], where: Filter, changes: Changes, run: Run) -> UpdateResult:
     """Change what matches, over the sync driver."""
     flows.check_changes(changes)
+    drive(flows.keys_at_hand())
     found = flows.matching(where, run)
     try:
         with BulkWriter(flows, run) as writer:
@@ -423,6 +428,7 @@ def update_many(flows: Bulk[Model], where: Filter, changes: Changes, run: Run) -
 async def update_many_async(flows: Bulk[Model], where: Filter, changes: Changes, run: Run) -> UpdateResult:
     """The same over the async one."""
     flows.check_changes(changes)
+    await flows.keys_at_hand()
     found = flows.matching(where, run)
     try:
         async with AsyncBulkWriter(flows, run) as writer:

@@ -6,11 +6,14 @@ the keys.
 
 from __future__ import annotations
 
+import copy
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, Generic, TypeVar
 
 import bson
 from bson.codec_options import CodecOptions, DatetimeConversion
+from bson.errors import BSONError
 from bson.raw_bson import RawBSONDocument
 from pydantic import BaseModel
 
@@ -105,19 +108,62 @@ class DocumentCodec(Generic[Model]):
         Raise `SchemaError` for a model that cannot be kept, `ConfigurationError` for anything else that does not fit.
         """
         if not isinstance(keys, KeyRing):
-            raise ConfigurationError('keys= takes a KeyRing: KeyRing.from_file("keys.json", create=True), or KeyRing.generate()')
+            raise ConfigurationError(
+                'keys= takes a KeyRing: KeyRing.from_file("keys.json", create=True), KeyRing.generate(), or the store.ring() of a '
+                "KeyStore"
+            )
         self.schema = Schema.of(model)
         self.context = check_context(context)
-        self._keys = keys
-        self.indexer = Indexer(self.schema.blind, keys, self.context)
-        self._fast = FastReader(self.schema, keys, self.context)
-        #: As `open_bson`, if the short way will do and ``idx`` has the element ``expected``; otherwise None.
-        self.open_at_once: Callable[..., tuple[Any, bytes, Model] | None] = _never if verify_on_load else self._fast.open
-        self._writer = FastWriter(self.schema, keys, self.context)
-        self._at_once_idx = self._idx if self.indexer else None
         self._validate_on_save = validate_on_save
         self._verify_on_load = verify_on_load
         self._pad = padded if is_chosen(padding) else None
+        self._use(keys)
+
+    def _use(self, keys: KeyRing) -> None:
+        self._keys = keys
+        self._for_rotation = keys.for_rotation()
+        self.indexer = Indexer(self.schema.blind, keys, self.context)
+        self._fast = FastReader(self.schema, keys, self.context)
+        #: As `open_bson`, if the short way will do and ``idx`` has the element ``expected``; otherwise None.
+        self.open_at_once: Callable[..., tuple[Any, bytes, Model] | None] = _never if self._verify_on_load else self._fast.open
+        self._writer = FastWriter(self.schema, keys, self.context)
+        self._at_once_idx = self._idx if self.indexer else None
+
+    @property
+    def keys(self) -> KeyRing:
+        """The ring that it seals and opens with."""
+        return self._keys
+
+    def under(self, keys: KeyRing) -> DocumentCodec[Model]:
+        """The same codec with another ring."""
+        other = copy.copy(self)
+        other._use(keys)
+        return other
+
+    def needs_rotation(self, document: Document) -> bool:
+        """Whether it is not under the key that seals today, or its index values not under those that are written today.
+
+        Nothing is verified: the answer is that of whoever has written the document. `Repository.rotate` and `reindex` move it.
+        """
+        raw = _as_bson(document)
+        try:
+            found = bson.decode(raw, envelope.CODEC_OPTIONS)
+        except BSONError:
+            found = {}
+        if found.get("kid") != self._keys.primary:
+            return True
+        kids, written = found.get("idx", {}).get("kid"), list(self._keys.written_index_keys)
+        return bool(self.indexer) and kids not in (written, written[0] if len(written) == 1 else written)
+
+    def resealed(self, raw: bytes) -> tuple[Any, bytes]:
+        """The verified ``_id``, and the document sealed anew with all that it has, under today's primary key.
+
+        The model is not asked: so it is done with documents, too, that do not fit it any more. It opens what is under a compromised
+        key, and the one that seals takes its place.
+        """
+        document, payload = self._checked(functools.partial(_opened_with, self._for_rotation), raw)
+        metadata = {name: value for name, value in document.items() if name in ("_id", "idx") or name not in envelope.RESERVED}
+        return document["_id"], envelope.seal(metadata, payload, keys=self._keys, context=self.context)
 
     def seal(self, model: Model) -> dict[str, Any]:
         """The stored document, ready for ``insert_one`` of any MongoDB client. Raise `PayloadError` for what cannot be kept."""
@@ -293,6 +339,12 @@ class DocumentCodec(Generic[Model]):
         except (EnvelopeError, KeyUnavailableError) as error:
             error.about(document_id=envelope.identify(raw))
             raise
+
+
+def _opened_with(ring: KeyRing, raw: bytes, *, keys: KeyRing, context: str) -> envelope.Opened:
+    """As `envelope.open`, with another ring than the codec's."""
+    del keys
+    return envelope.open(raw, keys=ring, context=context)
 
 
 def _never(raw: bytes, expected: bytes = b"") -> None:

@@ -14,8 +14,9 @@ from __future__ import annotations
 import contextlib
 import hmac
 import os
+import re
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 import bson
@@ -38,6 +39,7 @@ __all__ = [
     "encode_document",
     "encodes",
     "identify",
+    "kids_in",
     "open",
     "seal",
     "stored_tag",
@@ -238,6 +240,17 @@ def stored_tag(raw: bytes) -> bytes:
     except MalformedEnvelopeError:
         return b""
     return element[len(_TAG_HEAD) :] if element.startswith(_TAG_HEAD) else b""
+
+
+def kids_in(raws: Iterable[bytes]) -> set[str]:
+    """The kids that documents may be under, which nobody has verified: also what only looks like one."""
+    found: set[bytes] = set()
+    for raw in raws:
+        found.update(_KID_ELEMENTS(raw))
+    return {each.decode() for each in found}
+
+
+_KID_ELEMENTS: Final = re.compile(rb"\x02kid\x00.{4}([A-Za-z0-9_.-]{1,64})\x00", re.DOTALL).findall
 
 
 def as_stored(value: Any) -> Any:

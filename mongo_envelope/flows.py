@@ -40,6 +40,7 @@ from .errors import (
 )
 from .hooks import Hooks, Listeners, is_integrity_failure
 from .keys import KeyRing
+from .keystore import KeyStore
 from .padding import Padding
 from .places import identity_value, stored_name
 from .provision import BYTE_BY_BYTE, RESERVED_CONTEXTS, set_up
@@ -65,7 +66,7 @@ class Flows(Generic[Model]):
         collection: Any,
         kind: type,
         *,
-        keys: KeyRing,
+        keys: KeyRing | KeyStore,
         context: str | None,
         validate_on_save: bool,
         verify_on_load: bool,
@@ -81,16 +82,18 @@ class Flows(Generic[Model]):
                 f"{type(collection).__module__}.{type(collection).__name__} is not a collection of this driver. Use {right}"
             )
         self.name: str = collection.name
-        self._keys = keys
         self.hooks = Listeners.of(hooks, may_wait=kind is AsyncCollection)
         self.codec = DocumentCodec(
             model,
-            keys=keys,
+            keys=keys.ring() if isinstance(keys, KeyStore) else keys,
             context=collection.name if context is None else context,
             validate_on_save=validate_on_save,
             verify_on_load=verify_on_load,
             padding=padding,
         )
+        self._key_store = keys if isinstance(keys, KeyStore) else None
+        #: whether the keys were made a moment ago, and the collection may hold documents that are sealed under others
+        self._unproved = keys.made
         if self.codec.context.startswith(RESERVED_CONTEXTS):
             raise ConfigurationError(f"a context that begins with {RESERVED_CONTEXTS} is for this package's own documents")
         self.schema = self.codec.schema
@@ -98,6 +101,64 @@ class Flows(Generic[Model]):
         self._shard_key = self._stored_shard_key(shard_key)
         raw = envelope.CODEC_OPTIONS.with_options(document_class=RawBSONDocument)
         self._use(collection.with_options(codec_options=raw))
+
+    # --- keys: those of the moment, where a key store gives them ---------------------------------------------------------
+
+    @property
+    def _keys(self) -> KeyRing:
+        return self.codec.keys
+
+    @property
+    def keys_may_come(self) -> bool:
+        """Whether a key that is not there may be one that somebody has made since."""
+        return self._key_store is not None
+
+    @property
+    def keys_due(self) -> bool:
+        """Whether `keys_at_hand` has anything to do."""
+        if self._key_store is None:
+            return self._unproved
+        return self._unproved or self._key_store.due or self._key_store.held is not self.codec.keys
+
+    async def keys_at_hand(self) -> None:
+        """Before anything is sealed, and after the server has answered: the keys are those of the moment.
+
+        Raise `KMSError` if they have expired, and cannot be had.
+        """
+        store = self._key_store
+        if store is not None:
+            if store.due:
+                await settle(store.ring() if isinstance(self.collection, Collection) else store.renewed())
+            self._take(store.held)
+        if self._unproved:
+            await self._prove()
+
+    def _take(self, ring: KeyRing) -> None:
+        """In one step, for other threads."""
+        if ring is not self.codec.keys:
+            self.codec = self.codec.under(ring)
+
+    async def _prove(self) -> None:
+        """New keys, and a collection that is sealed under others: then the old ones are lost, or have been left at home."""
+        where = {"hmac": {"$type": "binData"}, "v": 1, "kid": {"$nin": list(self._keys)}}
+        if await settle(self._primary.find_one(where, {"_id": 1}, collation=BYTE_BY_BYTE)) is not None:
+            raise ConfigurationError(
+                f"{self.name} holds documents that are sealed under other keys, and the keys of this process were made a moment "
+                "ago, by create=True: nothing was written. Bring the old ones back from their backup"
+            )
+        self._unproved = False
+
+    async def meet(self, documents: Sequence[bytes]) -> None:
+        """Have the keys of what the server has answered, if the key store has them: somebody may have made one since."""
+        if self._key_store is None and not self._unproved:
+            return
+        await self.keys_at_hand()
+        if self._key_store is None:
+            return
+        known = {*self._keys, *self._keys.index_keys, *self._keys.destroyed}
+        for kid in envelope.kids_in(documents) - known:
+            look = self._key_store.look_for if isinstance(self.collection, Collection) else self._key_store.looked_for
+            self._take(await settle(look(kid)))
 
     def _use(self, collection: Any) -> None:
         if not collection.write_concern.acknowledged:
@@ -216,7 +277,9 @@ class Flows(Generic[Model]):
     async def _find_by_id(self, collection: Any, identity: Any, session: Any) -> tuple[Any, bytes]:
         asked = identity_value(self.schema, identity)
         document = await settle(collection.find_one({"_id": asked}, collation=BYTE_BY_BYTE, session=session))
-        return asked, self._found(document, identity)
+        raw = self._found(document, identity)
+        await self.meet([raw])
+        return asked, raw
 
     def _found(self, document: Any, identity: Any) -> bytes:
         if document is None:
@@ -295,6 +358,7 @@ class Flows(Generic[Model]):
 
     async def setup(self, *, indexes: Sequence[Any], guard: bool, dry_run: bool, session: Any) -> list[str]:
         """Check collection and server, and make what is missing."""
+        await self.keys_at_hand()
         return await set_up(
             self._primary,
             self.schema,

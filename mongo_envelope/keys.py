@@ -41,6 +41,7 @@ class KeyRing(primitives.NeverLeaves):
         "_destroyed",
         "_index_keys",
         "_keys",
+        "_made",
         "_primary",
         "_search_by",
         "_too_old",
@@ -89,6 +90,7 @@ class KeyRing(primitives.NeverLeaves):
         self._compromised, self._destroyed, self._too_old = frozenset(compromised), frozenset(destroyed), too_old
         if self._primary in self._compromised:
             raise ConfigurationError(f"the primary key {self._primary} is compromised: another one has to seal")
+        self._made = False
         self._working: dict[tuple[str, str], WorkingKeys] = {}
         self._authenticators: dict[tuple[str, str], primitives.Authenticator] = {}
 
@@ -107,9 +109,16 @@ class KeyRing(primitives.NeverLeaves):
         missing = (
             "If there are data already, bring it back from its backup; for a new database, from_file(…, create=True) makes one"
         )
-        make = (lambda: cls.generate()._as_json()) if create else None
-        ring = _parsed(read_private(path, "key file", make=make, missing=missing))
-        return _ring_or_error(ring, f"the key file {str(path)!r}")
+        made: list[bool] = []
+
+        def make() -> bytes:
+            made.append(True)
+            return cls.generate()._as_json()
+
+        parsed = _parsed(read_private(path, "key file", make=make if create else None, missing=missing))
+        ring = _ring_or_error(parsed, f"the key file {str(path)!r}")
+        ring._made = bool(made)
+        return ring
 
     @classmethod
     def from_env(cls, name: str = "MONGO_ENVELOPE_KEYS") -> KeyRing:
@@ -135,6 +144,17 @@ class KeyRing(primitives.NeverLeaves):
     def with_primary(self, kid: str) -> KeyRing:
         """Another ring of the same keys that seals with this one. Raise `ConfigurationError` if it is not in the ring."""
         return self._but(primary=kid)
+
+    def without_key(self, kid: str | DataKey) -> KeyRing:
+        """Another ring without this data key. `Repository.retire_data_key` gives it once no document is under it.
+
+        Raise `ConfigurationError` for the primary one.
+        """
+        kid = _chosen(kid, self._keys, "data key")
+        if kid == self._primary:
+            raise ConfigurationError(f"{kid} is the primary key, which seals: with_primary(…) of another one comes first")
+        keys = [key for key in self._keys.values() if key.kid != kid]
+        return self._but(keys=keys, compromised=self._compromised - {kid})
 
     def with_index_key(self, key: IndexKey) -> KeyRing:
         """Another ring that writes index values under this key too. The first index key is also the one that searches go by."""
@@ -178,6 +198,16 @@ class KeyRing(primitives.NeverLeaves):
             "too_old": self._too_old,
         }
         return KeyRing(**(same | changes))
+
+    @property
+    def made(self) -> bool:
+        """Whether it was made by `from_file` a moment ago, and nothing can be sealed under it yet."""
+        return self._made
+
+    @property
+    def destroyed(self) -> frozenset[str]:
+        """The ids of keys that are no more, as far as a key store knows of them."""
+        return self._destroyed
 
     @property
     def primary(self) -> str:

@@ -94,9 +94,11 @@ class KeyStore(Unlocked):
             max_age=max_age,
             timeout=timeout,
         )
+        #: whether this process has made it a moment ago, and nothing can be sealed under its keys yet
+        self.made = False
         raws = storage.read()
         if not _has(raws, "root"):
-            raws = self._made(raws, create=create)
+            raws = self._make(raws, create=create)
         self._unlock(raws)
         if create and not _has(raws, "roles"):
             raws = self._completed()
@@ -137,7 +139,7 @@ class KeyStore(Unlocked):
 
     # --- making one ---------------------------------------------------------------------------------------------------
 
-    def _made(self, raws: Sequence[bytes], *, create: bool) -> list[bytes]:
+    def _make(self, raws: Sequence[bytes], *, create: bool) -> list[bytes]:
         """The records of a store that was not there, once it has a root. Of several processes one makes it."""
         if raws:
             raise IntegrityError("the root record is missing: restore the store from a backup").about(document_id="root")
@@ -153,6 +155,7 @@ class KeyStore(Unlocked):
         root = Root.generate()
         if self._storage.insert(self._wrapped(root, self._kms[0]).as_bson()):
             self._expected = root.fingerprint  # what we have made ourselves is what we mean
+            self.made = True
             _log.warning(
                 "made a key store in %s. Its fingerprint belongs into the configuration: fingerprint=%r",
                 self._storage,

@@ -66,6 +66,7 @@ class Found:
     waiting: Iterator[Any] = field(default_factory=lambda: iter(()))  #: what has come, and not been opened yet
     untold: Any = None  #: what functions of the user's are still to be told: an error, or a model
     opener: Callable[[bytes], Any] | None = None  #: how each document is opened, if that is all that there is to do
+    codec: Any = None  #: the one that the opener is of
 
     @property
     def is_asked(self) -> bool:
@@ -143,6 +144,7 @@ class Reading(Flows[Model]):
 
     async def find_one(self, where: Filter, *, sort: SortKey | None, session: Any, **options: Any) -> Any:
         """The first document that matches, or None."""
+        await self.keys_at_hand()
         compiled, found, options = self._question(where, sort, options)
         if self.hooks.before_load and not found.metadata:
             await self.before_load(where)
@@ -151,7 +153,9 @@ class Reading(Flows[Model]):
             model = await self._first(found)
         else:
             document = await settle(self.collection.find_one(compiled.server, session=session, **options))
-            model = None if document is None else await self._telling(self._opened, raw_of(document), found)
+            raw = None if document is None else raw_of(document)
+            await self.meet([] if raw is None else [raw])
+            model = None if raw is None else await self._telling(self._opened, raw, found)
         if self.hooks.after_load and model is not None and not found.metadata:
             await self.after_load(model)
         return model
@@ -160,7 +164,7 @@ class Reading(Flows[Model]):
 
     def at_once(self, where: Filter, sort: SortKey | None, *options: Any) -> Compiled | None:
         """The question, if it is one of these: no option is given, and nobody listens."""
-        plainly = sort is None and not any(options) and not self.hooks.hear_reading
+        plainly = sort is None and not any(options) and not self.hooks.hear_reading and not self.keys_due
         return Blind.at_once(self.schema, self.codec.indexer, where) if plainly else None
 
     def find_first(self, asked: Compiled, session: Any) -> Any:
@@ -190,7 +194,7 @@ class Reading(Flows[Model]):
             found.limit = abs(checked_count(options.pop("limit", 0), least=-_MOST))
         found.cursor = batches(self.collection, compiled.server, session=session, **options)
         self._announce(found, where)
-        found.opener = self._opener(found)
+        self._look_up_opener(found)
         found.ahead = session is None  # which two threads must not use at once, and the loop around the cursor may
         return found
 
@@ -198,6 +202,11 @@ class Reading(Flows[Model]):
         """How each document is opened, if it is handed out as a model as it is, and nobody is told of one that is wrong."""
         more = found.metadata or found.sift is not None or found.tells or self.hooks.integrity_failure
         return None if more or found.on_invalid != "raise" else self.opener(found.asked)
+
+    def _look_up_opener(self, found: Found) -> None:
+        """Under the keys of the moment."""
+        if found.codec is not self.codec:
+            found.codec, found.opener = self.codec, self._opener(found)
 
     def _announce(self, found: Found, what: Any) -> None:
         """Let the hooks be told of what comes out of a cursor, if that is models."""
@@ -313,15 +322,19 @@ class Reading(Flows[Model]):
         if found.plain:
             document = await next_of(found.cursor)
             return [] if document is END else [document]
-        return await self._naming_batch(found.cursor)
+        documents = await self._naming_batch(found.cursor)
+        self._look_up_opener(found)
+        return documents
 
     async def _naming_batch(self, cursor: Any) -> list[bytes]:
         """The next documents; an error names the collection."""
         try:
-            return await next_batch(cursor)
+            documents = await next_batch(cursor)
         except EnvelopeError as error:
             error.about(collection=self.name)
             raise
+        await self.meet(documents)
+        return documents
 
     def _opened(self, document: Any, found: Found) -> Any:
         """The model, or its metadata; None if it is not one of those that were meant."""
@@ -341,6 +354,7 @@ class Reading(Flows[Model]):
 
     async def count(self, where: Filter, *, max_time_ms: int | None, session: Any, **options: Any) -> int:
         """How many match: as the server says, or, where its answer has to be sifted, as they are."""
+        await self.keys_at_hand()
         compiled = self._compiled(where, options.get("collation"))
         if compiled.sift is None:
             options = self._options(options | {"maxTimeMS": max_time_ms})
@@ -361,6 +375,7 @@ class Reading(Flows[Model]):
 
     async def exists(self, where: Filter, *, session: Any, **options: Any) -> bool:
         """Whether anything matches: as the server says, or, where its answer has to be sifted, as it is."""
+        await self.keys_at_hand()
         compiled = self._compiled(where, options.get("collation"))
         if compiled.sift is not None:
             return await self._first(self._sifted(compiled, session, options)) is not None
@@ -369,6 +384,7 @@ class Reading(Flows[Model]):
 
     async def distinct(self, name: str, where: Filter, *, max_time_ms: int | None, session: Any, **options: Any) -> list[Any]:
         """The values of one field, each once: as the server says, or, where its answer has to be sifted, as they are."""
+        await self.keys_at_hand()
         stored = stored_name(self.schema, name)
         compiled = self._compiled(where, options.get("collation"))
         if compiled.sift is None:
@@ -383,6 +399,7 @@ class Reading(Flows[Model]):
 
     async def aggregate(self, pipeline: Sequence[Mapping[str, Any]], *, session: Any, **options: Any) -> Found:
         """The driver's cursor over what comes out of a pipeline: sealed documents to be opened, or dicts of metadata."""
+        await self.keys_at_hand()
         collation, options = options["collation"], self._options(options)
         compiled = compile_pipeline(self.schema, pipeline, lambda where: self._matched(where, collation))
         if self.hooks.before_load and compiled.whole:

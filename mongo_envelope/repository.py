@@ -23,11 +23,12 @@ from .batches import AsyncBulkWriter, BulkWriter, pauses
 from .bridge import drive
 from .codec import DocumentCodec, Metadata
 from .cursor import AsyncCursor, Cursor
-from .datakey import IndexKey
-from .errors import RevisionConflictError, SaveResult, UpdateResult
+from .datakey import DataKey, IndexKey
+from .errors import RevisionConflictError, SaveResult, UnknownKeyError, UpdateResult
 from .flows import Filter, SortKey
 from .hooks import Hooks
 from .keys import KeyRing
+from .keystore import KeyStore
 from .padding import Padding
 from .reading import Hint, OnInvalid
 from .transactions import AsyncTransaction, Transaction, run, run_async
@@ -98,8 +99,17 @@ class _Repository(Generic[Model]):
 
     @property
     def codec(self) -> DocumentCodec[Model]:
-        """The codec: `seal` and `open` without a database."""
+        """The codec: `seal` and `open` without a database, with the ring of the moment."""
+        if self._kind is Collection and self._flows.keys_due:
+            drive(self._flows.keys_at_hand())
         return self._flows.codec
+
+    def needs_rotation(self, document: Mapping[str, Any] | bytes) -> bool:
+        """Whether a stored document is under another data key, or other index keys, than are written with today. Not awaited.
+
+        Of the document as pymongo or a backup gives it; what it says of itself is believed. `rotate` moves it, and so does a save.
+        """
+        return self.codec.needs_rotation(document)
 
     def revision(self, model: Model | Mapping[str, Any]) -> str:
         """The revision that an instance was loaded or saved with, or that `load_raw` has read, as 64 hexadecimal digits.
@@ -158,7 +168,7 @@ class Repository(_Repository[Model]):
         model: type[Model],
         collection: Collection[Any],
         *,
-        keys: KeyRing,
+        keys: KeyRing | KeyStore,
         context: str | None = None,
         validate_on_save: bool = False,
         verify_on_load: bool = False,
@@ -242,6 +252,29 @@ class Repository(_Repository[Model]):
         """
         return drive(self._flows.reindex(every=every, on_progress=on_progress, on_invalid=on_invalid, session=session))
 
+    def rotate(
+        self,
+        *,
+        on_progress: OnProgress | None = None,
+        on_invalid: OnInvalid = "raise",
+        session: ClientSession | None = None,
+    ) -> int:
+        """Seal anew, under the primary key, every document that is under another data key; how many that were.
+
+        It may run while the service works, be stopped at any moment, and begin again: each document by compare-and-set, so that no
+        save is undone. What is under a compromised key is moved, too, and nowhere else opened. Content and index values stay as
+        they are, and the model is not asked. Parameters as for `reindex`.
+        """
+        return drive(self._flows.rotate(on_progress=on_progress, on_invalid=on_invalid, session=session))
+
+    def retire_data_key(self, kid: str | DataKey, *, session: ClientSession | None = None) -> KeyRing:
+        """A ring without this data key.
+
+        Raise `ConfigurationError`, with their number, while documents of this collection are under it. A ring that serves several
+        collections must be asked of each. The keys of a `KeyStore` are removed by its `destroy_key`.
+        """
+        return drive(self._flows.retire_data_key(kid, session=session))
+
     def search_by(self, kid: str | IndexKey, *, session: ClientSession | None = None) -> KeyRing:
         """A ring that searches by this index key, to be published to every process. docs/querying.md has the order of steps.
 
@@ -312,10 +345,14 @@ class Repository(_Repository[Model]):
     ) -> Model:
         """The model with this id, verified. Raise `DocumentNotFoundError`, `EnvelopeError` or `UnknownKeyError`."""
         flows = self._flows
-        if flows.hooks.hear_reading:
-            return drive(flows.load(id, session=session))
-        asked = flows.asked(id)
-        return flows.loaded(flows.find_by_id(asked, session), id, asked)
+        if not flows.hooks.hear_reading and not flows.keys_due:
+            asked = flows.asked(id)
+            try:
+                return flows.loaded(flows.find_by_id(asked, session), id, asked)
+            except UnknownKeyError:
+                if not flows.keys_may_come:
+                    raise
+        return drive(flows.load(id, session=session))
 
     def load_many(
         self,
@@ -365,7 +402,11 @@ class Repository(_Repository[Model]):
         """The first model that matches, or None. Filter and options are as for `find`."""
         flows = self._flows
         if (asked := flows.at_once(filter, sort, fields, max_time_ms, hint, comment, collation)) is not None:
-            return flows.found(flows.find_first(asked, session), asked)
+            try:
+                return flows.found(flows.find_first(asked, session), asked)
+            except UnknownKeyError:
+                if not flows.keys_may_come:
+                    raise
         return drive(
             flows.find_one(
                 filter,
@@ -407,6 +448,8 @@ class Repository(_Repository[Model]):
         ``next()``), "skip", or a function that is given the error. Equality and ``$in`` are checked again on each verified
         document, and one that was not asked for is wrong, too; under a ``collation`` they are not.
         """
+        if self._flows.keys_due:
+            drive(self._flows.keys_at_hand())
         return Cursor(
             self._flows,
             self._flows.find(
@@ -673,7 +716,7 @@ class AsyncRepository(_Repository[Model]):
         model: type[Model],
         collection: AsyncCollection[Any],
         *,
-        keys: KeyRing,
+        keys: KeyRing | KeyStore,
         context: str | None = None,
         validate_on_save: bool = False,
         verify_on_load: bool = False,
@@ -726,6 +769,20 @@ class AsyncRepository(_Repository[Model]):
         """See `Repository.reindex`."""
         return await self._flows.reindex(every=every, on_progress=on_progress, on_invalid=on_invalid, session=session)
 
+    async def rotate(
+        self,
+        *,
+        on_progress: OnProgress | None = None,
+        on_invalid: OnInvalid = "raise",
+        session: AsyncClientSession | None = None,
+    ) -> int:
+        """See `Repository.rotate`."""
+        return await self._flows.rotate(on_progress=on_progress, on_invalid=on_invalid, session=session)
+
+    async def retire_data_key(self, kid: str | DataKey, *, session: AsyncClientSession | None = None) -> KeyRing:
+        """See `Repository.retire_data_key`."""
+        return await self._flows.retire_data_key(kid, session=session)
+
     async def search_by(self, kid: str | IndexKey, *, session: AsyncClientSession | None = None) -> KeyRing:
         """See `Repository.search_by`."""
         return await self._flows.search_by(kid, session=session)
@@ -775,10 +832,14 @@ class AsyncRepository(_Repository[Model]):
     ) -> Model:
         """See `Repository.load`."""
         flows = self._flows
-        if flows.hooks.hear_reading:
-            return await flows.load(id, session=session)
-        asked = flows.asked(id)
-        return flows.loaded(await flows.find_by_id(asked, session), id, asked)
+        if not flows.hooks.hear_reading and not flows.keys_due:
+            asked = flows.asked(id)
+            try:
+                return flows.loaded(await flows.find_by_id(asked, session), id, asked)
+            except UnknownKeyError:
+                if not flows.keys_may_come:
+                    raise
+        return await flows.load(id, session=session)
 
     async def load_many(
         self,
@@ -823,7 +884,11 @@ class AsyncRepository(_Repository[Model]):
         """See `Repository.find_one`."""
         flows = self._flows
         if (asked := flows.at_once(filter, sort, fields, max_time_ms, hint, comment, collation)) is not None:
-            return flows.found(await flows.find_first(asked, session), asked)
+            try:
+                return flows.found(await flows.find_first(asked, session), asked)
+            except UnknownKeyError:
+                if not flows.keys_may_come:
+                    raise
         return await flows.find_one(
             filter,
             fields=fields,

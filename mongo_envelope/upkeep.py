@@ -1,7 +1,8 @@
-"""The flows that look after a whole collection: whether all is well with it, and how an index key takes the place of another.
+"""The flows that look after a whole collection: whether all is well with it, and how one key takes the place of another.
 
-`reindex` seals documents anew whose index values are not under the written index keys, each by compare-and-set, so that it may run
-while the service works, be stopped at any moment, and begin again: what is done no longer matches what it looks for. `doctor` lists
+`rotate` seals documents anew that are not under the primary data key, `reindex` those whose index values are not under the written
+index keys; each document by compare-and-set, so that it may run while the service works, be stopped at any moment, and begin again:
+what is done no longer matches what it looks for. `doctor` lists
 what is wrong, as the server says; `verify` opens every document and computes again what stands in the clear.
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel
 from pymongo import ReplaceOne
@@ -20,7 +21,7 @@ from . import envelope, guard
 from .answer import Asked
 from .bridge import settle
 from .bulk import Bulk
-from .datakey import IndexKey
+from .datakey import DataKey, IndexKey
 from .errors import ConfigurationError, EnvelopeError, RepositoryError, UnknownKeyError
 from .flows import END, Filter, as_document, batches, next_of, raw_of
 from .keys import KeyRing
@@ -55,8 +56,9 @@ class Finding:
 
 @dataclass(slots=True)
 class _Run:
-    """One call of `reindex`."""
+    """One call of `reindex` or `rotate`."""
 
+    anew: Literal["resealed", "reindexed"]  #: what of the codec gives the verified ``_id``, and the document as it shall be
     on_progress: OnProgress | None
     on_invalid: OnInvalid
     done: int = 0
@@ -68,24 +70,50 @@ class _Run:
 class Upkeep(Bulk[Model]):
     """The flows that look after a collection, and all others."""
 
+    # --- data keys ----------------------------------------------------------------------------------------------------
+
+    async def rotate(self, *, on_progress: OnProgress | None, on_invalid: OnInvalid, session: Any) -> int:
+        """Seal anew what is not under the primary data key; how many documents that were."""
+        check_on_invalid(on_invalid)
+        await self.keys_at_hand()
+        run = _Run("resealed", on_progress, on_invalid)
+        return await self._renew(lambda: {"v": 1, "hmac": {"$exists": True}, "kid": {"$ne": self._keys.primary}}, run, session)
+
+    async def retire_data_key(self, kid: str | DataKey, *, session: Any) -> KeyRing:
+        """A ring without a data key; refused while a document is under it."""
+        await self.keys_at_hand()
+        ring = self._keys.without_key(kid)
+        kid = _id_of(kid)
+        left = await self._number_of({"kid": kid}, session)
+        if left:
+            raise ConfigurationError(
+                f"{self.name}: {left} documents are under {kid}. rotate() seals them anew under the primary key"
+            )
+        return ring
+
     # --- index keys ---------------------------------------------------------------------------------------------------
 
     async def reindex(self, *, every: bool, on_progress: OnProgress | None, on_invalid: OnInvalid, session: Any) -> int:
         """Seal anew what has other index values than today's; how many documents that were."""
         check_on_invalid(on_invalid)
+        await self.keys_at_hand()
         if not self.codec.indexer and not every:
             raise ConfigurationError(
                 f"{self.schema.model.__name__} has no blind index (any more); every=True takes away what is left"
             )
         if not every and (foreign := await self._number_of(self._under_other_keys(), session)):
             raise ConfigurationError(f"{self.name}: {foreign} documents {_OTHER_RING}")
-        run = _Run(on_progress, on_invalid)
-        where = {} if every else self._stale()
-        for number in range(1 if every else _PASSES):  # again, for what was written in between
+        run = _Run("reindexed", on_progress, on_invalid)
+        return await self._renew(dict if every else self._stale, run, session, passes=1 if every else _PASSES)
+
+    async def _renew(self, stale: Callable[[], dict[str, Any]], run: _Run, session: Any, *, passes: int = _PASSES) -> int:
+        """Write anew what is stale by the keys of the moment, and again, for what was written in between."""
+        for number in range(passes):
+            where = stale()
             run.total = run.done + await self._number_of(where, session)
             before = run.done
             if number == 0 or run.total > run.done:
-                await self._reindex_once(where, run, session)
+                await self._renew_once(where, run, session)
             if run.done == before:
                 break
         return run.done
@@ -109,7 +137,7 @@ class Upkeep(Bulk[Model]):
     async def _number_of(self, where: Mapping[str, Any], session: Any) -> int:
         return self.number_of(await settle(self._primary.count_documents(where, collation=BYTE_BY_BYTE, session=session)))
 
-    async def _reindex_once(self, where: Mapping[str, Any], run: _Run, session: Any) -> None:
+    async def _renew_once(self, where: Mapping[str, Any], run: _Run, session: Any) -> None:
         cursor = batches(self._primary, where, collation=BYTE_BY_BYTE, batch_size=_BATCH, session=session)
         while documents := await self._naming_batch(cursor):
             replacements = [await self._replacement(raw, run) for raw in documents]
@@ -119,7 +147,7 @@ class Upkeep(Bulk[Model]):
     async def _replacement(self, raw: bytes, run: _Run) -> tuple[Any, ReplaceOne[Any]] | None:
         """The ``_id``, and a compare-and-set: whoever writes in between writes under the same keys."""
         try:
-            identity, anew = self._naming(self.codec.reindexed, raw)
+            identity, anew = self._naming(getattr(self.codec, run.anew), raw)
             self.check_size(identity, anew)
         except (EnvelopeError, UnknownKeyError) as error:
             invalid = error
@@ -170,6 +198,7 @@ class Upkeep(Bulk[Model]):
 
     async def search_by(self, kid: str | IndexKey, *, session: Any) -> KeyRing:
         """A ring that searches by another index key; refused while a document has no values under it."""
+        await self.keys_at_hand()
         ring = self._keys.searching_by(kid)
         kid = _id_of(kid)
         lacking = 0 if not self.codec.indexer else await self._number_of({"idx.kid": {"$ne": kid}}, session)
@@ -181,6 +210,7 @@ class Upkeep(Bulk[Model]):
 
     async def retire_index_key(self, kid: str | IndexKey, *, session: Any) -> KeyRing:
         """A ring without an index key; refused while a document has values under it."""
+        await self.keys_at_hand()
         ring = self._keys.without_index_key(kid)
         kid = _id_of(kid)
         left = await self._number_of({"idx.kid": kid}, session)
@@ -195,6 +225,7 @@ class Upkeep(Bulk[Model]):
     async def verify(self, where: Filter, *, on_invalid: OnInvalid, session: Any) -> int:
         """Open every document that matches and compute again what stands in the clear; how many documents are right."""
         check_on_invalid(on_invalid)
+        await self.keys_at_hand()
         compiled = self._compiled(where, None)
         cursor = batches(self.collection, compiled.server, collation=BYTE_BY_BYTE, batch_size=_BATCH, session=session)
         asked, right = Asked(compiled.server), 0
@@ -217,6 +248,7 @@ class Upkeep(Bulk[Model]):
 
     async def doctor(self, *, indexes: Sequence[Any], session: Any) -> list[Finding]:
         """What is wrong with the collection, as the server says."""
+        await self.keys_at_hand()
         options = await options_of(self._primary, session)
         if options is None:
             return [Finding("no collection", f"{self.name} is not there yet: setup() makes it")]
@@ -286,8 +318,8 @@ class Upkeep(Bulk[Model]):
         return [Finding("parallel arrays", f"{len(several)} {_PARALLEL}")] if several else []
 
 
-def _id_of(key: str | IndexKey) -> str:
-    return key.kid if isinstance(key, IndexKey) else key
+def _id_of(key: str | DataKey | IndexKey) -> str:
+    return key if isinstance(key, str) else key.kid
 
 
 _PARALLEL: Final = (

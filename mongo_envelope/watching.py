@@ -104,6 +104,7 @@ async def begin(
         raise QueryError(f"{' and '.join(starts)}: a stream begins in one place")
     if any(not isinstance(start, Timestamp if name == "start_at_operation_time" else Mapping) for name, start in starts.items()):
         raise QueryError("resume_after and start_after take a resume_token, start_at_operation_time takes a bson.Timestamp")
+    await flows.keys_at_hand()
     compiled = flows._compiled(where, None)
     if flows.hooks.before_load:
         await flows.before_load(where)
@@ -174,6 +175,7 @@ async def _next(flows: Reading[Model], watched: Watched, *, wait: bool) -> Any:
                 watched.token = watched.stream.resume_token  # which goes on while nothing comes
                 return END
             watched.event = event
+        await flows.meet(_documents_of(watched.event))
         try:
             change = _change(flows, watched, watched.event)
         except (EnvelopeError, UnknownKeyError) as error:  # never a KMSError: the event waits until the service answers
@@ -198,6 +200,14 @@ async def _tell(flows: Reading[Any], change: Change[Any]) -> None:
     for model in (change.before, change.model) if flows.hooks.after_load else ():
         if model is not None:
             await flows.after_load(model)
+
+
+def _documents_of(event: Any) -> list[bytes]:
+    """The sealed documents in an event, if it is one."""
+    try:
+        return [bytes(event[name].raw) for name in _DOCUMENTS if isinstance(event.get(name), RawBSONDocument)]
+    except (BSONError, AttributeError):
+        return []
 
 
 def _change(flows: Reading[Model], watched: Watched, event: Any) -> Change[Model] | None:

@@ -86,6 +86,7 @@ class Writing(Reading[Model]):
         """Insert a new instance, replace the document that a loaded one stands for."""
         if overwrite and revision is not None:
             raise QueryError("save: overwrite=True writes over any revision, revision= over one. Give one of the two")
+        await self.keys_at_hand()
         if self.hooks.before_save:
             await self.before_save(model)
         sealed = self.seal(model)
@@ -336,6 +337,7 @@ class Writing(Reading[Model]):
         """Delete what matches."""
         if where is None:
             raise QueryError("delete_many takes a filter. All documents match {}")
+        await self.keys_at_hand()
         compiled = self._compiled(where, collation)
         if compiled.sift is not None or self.hooks.hear_deleting:
             return await self._delete_one_by_one(compiled, collation, session)
