@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import base64
 import json
-import logging
 import multiprocessing
 import os
 import re
+import socket
 import ssl
 import sys
 import time
@@ -38,9 +38,7 @@ def arn(identifier: str) -> str:
 
 
 def aws(folder: Path) -> None:
-    os.environ["MOTO_KMS_LOAD_KEYS"] = "false"
-    from moto.core import set_initial_no_auth_action_count  # noqa: F401 - the switch that follows is of this feature
-    from moto.core.responses import ActionAuthenticatorMixin
+    os.environ["INITIAL_NO_AUTH_ACTION_COUNT"] = "0"  # from the first request on
     from moto.iam.models import iam_backends
     from moto.kms.models import Key, kms_backends
     from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
@@ -58,10 +56,8 @@ def aws(folder: Path) -> None:
         made.access_key_id, made.secret_access_key = access_key, secret
         policy = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": actions, "Resource": "*"}]}
         backend.put_user_policy(user, "p", json.dumps(policy))
-    ActionAuthenticatorMixin.request_count = 0
-    import moto.settings
-
-    moto.settings.INITIAL_NO_AUTH_ACTION_COUNT = 0.0
+    for alias, identifier in wanted["aliases"].items():
+        kms_backends[ACCOUNT][REGION].create_alias(identifier, alias)
     server = make_server(
         "127.0.0.1", 0, DomainDispatcherApplication(create_backend_app), threaded=True, ssl_context=server_context(folder)
     )
@@ -80,9 +76,12 @@ def kmip(folder: Path) -> None:
 
     multiprocessing.set_start_method("fork")  # its Manager would run this file again
     (folder / "policies").mkdir(exist_ok=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
     server = KmipServer(
         hostname="127.0.0.1",
-        port=int((folder / "port").read_text()),
+        port=port,
         certificate_path=str(folder / "server.pem"),
         key_path=str(folder / "server.pem"),
         ca_path=str(folder / "ca.pem"),
@@ -91,15 +90,17 @@ def kmip(folder: Path) -> None:
         log_path=str(folder / "kmip.log"),
         policy_path=str(folder / "policies"),
         enable_tls_client_auth=True,
-        logging_level="DEBUG",
+        logging_level="INFO",
         database_path=str(folder / "kmip.db"),
     )
-    logging.getLogger("kmip").setLevel(logging.INFO)
-    with server:
-        server._socket.listen(5)
-        print((folder / "port").read_text(), flush=True)
-        server.serve()
-    os._exit(0)
+    server.start()
+    server._socket.listen()
+    server._socket.settimeout(0.1)  # how often it looks whether it shall stop; 10 s otherwise
+    print(port, flush=True)
+    server.serve()
+    server.policy_monitor.terminate()
+    server.manager.shutdown()
+    os._exit(0)  # its own stop() waits for each thread in turn
 
 
 class Cloud(BaseHTTPRequestHandler):
@@ -194,7 +195,9 @@ class Cloud(BaseHTTPRequestHandler):
         try:
             return 200, {"plaintext": base64.b64encode(cipher.decrypt(sealed[:12], sealed[12:], None)).decode()}
         except Exception:  # noqa: BLE001 - InvalidTag and ValueError
-            return 400, {"error": {"code": 400, "message": "Decryption failed: the ciphertext is invalid.", "status": "INVALID_ARGUMENT"}}
+            return 400, {
+                "error": {"code": 400, "message": "Decryption failed: the ciphertext is invalid.", "status": "INVALID_ARGUMENT"}
+            }
 
     def answer(self, status: int, said: dict[str, Any] | str) -> None:
         body = (said if isinstance(said, str) else json.dumps(said)).encode()

@@ -167,7 +167,7 @@ class MongoCryptKMS:
         return self._kind == "azure" or (self._kind == "aws" and "alias/" in self._master_key["key"])
 
     def wrap(self, secret: bytes) -> bytes:
-        """Encrypt at most 256 bytes: BSON, some hundred bytes longer. Two requests, and one for a token where the service wants that.
+        """Encrypt at most 256 bytes: BSON, some hundred bytes longer. Two requests, and one for a token where that is wanted.
 
         Raise `KMSError`. With KMIP and no ``keyId`` the server makes an object for each call, also for one that fails later on.
         """
@@ -338,10 +338,10 @@ class _Asking:
         status, body = _http(answer)
         said = _json(body)
         if status != 200:
-            name, words = _reason(said)
+            name, words = _reason(said) if said else ("", re.sub("<[^>]*>", " ", body.decode("utf-8", "replace")))
             temporary = status in _TEMPORARY_STATUS or (self.kind == "aws" and name in _TEMPORARY_AWS)
             self.secrets += _sent(message)
-            raise self.error(f"answered HTTP {status}: {name}: {words}", temporary=temporary)
+            raise self.error(f"answered HTTP {status}: {': '.join(filter(None, (name, words)))}", temporary=temporary)
         if misfit:
             raise self.error("answered something else than was asked for")
         if self.kind == "aws" and b"TrentService.Decrypt" in message and not self.is_meant(said.get("KeyId")):
@@ -525,7 +525,7 @@ def _reason(said: dict[str, Any]) -> tuple[str, str]:
     if not isinstance(error, dict):
         error = {"code": error, "message": said.get("error_description")}
     names = (error.get(name) for name in ("__type", "status", "code"))
-    name = next((name for name in names if isinstance(name, str)), "no reason given")
+    name = next((name for name in names if isinstance(name, str)), "")
     words = error.get("message") or error.get("Message")
     return name.rpartition("#")[2], words if isinstance(words, str) else ""
 
