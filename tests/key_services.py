@@ -1,13 +1,12 @@
 """Key services on loopback, each a process of its own: ``python -P tests/key_services.py KIND FOLDER``; it prints its port.
 
-    aws     moto: a server that speaks AWS KMS. It verifies signatures and IAM policies; keys come from FOLDER/aws.json, because moto
-            keeps nothing
+    aws     moto: a server that speaks AWS KMS. It verifies signatures and IAM policies; keys come from FOLDER/aws.json, because
+            moto keeps nothing
     kmip    PyKMIP, with mutual TLS and its database in FOLDER
     cloud   NOT the real services: what Microsoft and Google document of Entra ID, Azure Key Vault, Google's OAuth and Cloud KMS,
             as far as libmongocrypt uses it. It checks what it is asked, and really wraps. Keys are in FOLDER
 
-FOLDER has ``server.pem`` (certificate and key for 127.0.0.1 and localhost) and ``ca.pem``. A file FOLDER/answer makes cloud misbehave:
-its first line is a status, the rest a body.
+FOLDER has ``server.pem`` (certificate and key of the server) and ``ca.pem``.
 """
 
 from __future__ import annotations
@@ -61,7 +60,7 @@ def aws(folder: Path) -> None:
     server = make_server(
         "127.0.0.1", 0, DomainDispatcherApplication(create_backend_app), threaded=True, ssl_context=server_context(folder)
     )
-    print(server.port, flush=True)
+    print(server.port, flush=True)  # noqa: T201 - the test reads it
     server.serve_forever()
 
 
@@ -96,7 +95,7 @@ def kmip(folder: Path) -> None:
     server.start()
     server._socket.listen()
     server._socket.settimeout(0.1)  # how often it looks whether it shall stop; 10 s otherwise
-    print(port, flush=True)
+    print(port, flush=True)  # noqa: T201 - the test reads it
     server.serve()
     server.policy_monitor.terminate()
     server.manager.shutdown()
@@ -123,11 +122,6 @@ class Cloud(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"])).decode()
-        with (self.folder / "requests").open("a") as log:
-            log.write(self.path + "\n")
-        if (self.folder / "answer").exists() and "token" not in self.path:
-            status, _, words = (self.folder / "answer").read_text().partition("\n")
-            return self.answer(int(status), words.replace("ECHO", body + self.headers["Authorization"]))
         try:
             found = self.token(body) if "token" in self.path else self.key(json.loads(body))
         except Exception as error:  # noqa: BLE001 - whatever it is, the request was not as documented
@@ -145,11 +139,13 @@ class Cloud(BaseHTTPRequestHandler):
             assert header == {"alg": "RS256", "typ": "JWT"}
             assert claims["iss"] == "crm@crm.iam.gserviceaccount.com"
             assert claims["exp"] > time.time() > claims["iat"] - 60
-            assert claims["scope"].startswith("https://www.googleapis.com/auth/cloud")
-            assert claims["aud"].endswith("/token"), claims
+            assert claims["scope"] == "https://www.googleapis.com/auth/cloudkms"
+            assert claims["aud"] == "https://oauth2.googleapis.com/token"
+            assert self.headers["Host"] == "oauth2.googleapis.com"
             return 200, {"access_token": "gcp-token", "expires_in": 3599, "token_type": "Bearer"}
         # https://learn.microsoft.com/entra/identity-platform/v2-oauth2-client-creds-grant-flow
         assert self.path == "/my-tenant/oauth2/v2.0/token"
+        assert self.headers["Host"] == "login.microsoftonline.com"
         assert form["grant_type"] == "client_credentials"
         assert form["scope"] == "https://vault.azure.net/.default", form
         assert form["client_id"] == "my-client"
@@ -162,6 +158,7 @@ class Cloud(BaseHTTPRequestHandler):
         if found := re.fullmatch(r"/keys/([^/]+)/([^/]+)/(wrapkey|unwrapkey)\?api-version=7\.1", self.path):
             # https://learn.microsoft.com/rest/api/keyvault/keys/wrap-key
             assert self.headers["Authorization"] == "Bearer azure-token"
+            assert self.headers["Host"] == "my-vault.vault.azure.net"
             assert asked["alg"] == "RSA-OAEP-256"
             name, version, verb = found.groups()
             if (name, version) != ("my-key", "0123456789abcdef0123456789abcdef"):
@@ -179,6 +176,7 @@ class Cloud(BaseHTTPRequestHandler):
             return 200, {"kid": f"https://127.0.0.1/keys/{name}/{version}", "value": text}
         # https://cloud.google.com/kms/docs/reference/rest/v1/projects.locations.keyRings.cryptoKeys/encrypt
         assert self.headers["Authorization"] == "Bearer gcp-token"
+        assert self.headers["Host"] == "cloudkms.googleapis.com"
         path = "/v1/projects/my-project/locations/europe-west3/keyRings/my-ring/cryptoKeys/"
         assert self.path.startswith(path)
         name, _, verb = self.path.removeprefix(path).partition(":")
@@ -195,9 +193,7 @@ class Cloud(BaseHTTPRequestHandler):
         try:
             return 200, {"plaintext": base64.b64encode(cipher.decrypt(sealed[:12], sealed[12:], None)).decode()}
         except Exception:  # noqa: BLE001 - InvalidTag and ValueError
-            return 400, {
-                "error": {"code": 400, "message": "Decryption failed: the ciphertext is invalid.", "status": "INVALID_ARGUMENT"}
-            }
+            return 400, {"error": {"code": 400, "message": "Decryption failed: invalid ciphertext.", "status": "INVALID_ARGUMENT"}}
 
     def answer(self, status: int, said: dict[str, Any] | str) -> None:
         body = (said if isinstance(said, str) else json.dumps(said)).encode()
@@ -220,7 +216,7 @@ def cloud(folder: Path) -> None:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Cloud)
     if not (folder / "plain").exists():
         server.socket = server_context(folder).wrap_socket(server.socket, server_side=True)
-    print(server.server_port, flush=True)
+    print(server.server_port, flush=True)  # noqa: T201 - the test reads it
     server.serve_forever()
 
 

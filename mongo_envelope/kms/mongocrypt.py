@@ -546,8 +546,16 @@ def _sent(message: bytes) -> list[str]:
 
 def _presentable(words: str, secrets: Iterable[str]) -> str:
     """One line of at most 300 characters, without these."""
-    for secret in sorted(secrets, key=len, reverse=True):
+    secrets = sorted(secrets, key=len, reverse=True)
+    for secret in secrets:
         if len(secret) >= 4:  # what is shorter is no secret, and would make a message unreadable
             words = words.replace(secret, "…")
+    known = "\n".join(secrets)
+
+    def run(found: re.Match[str]) -> str:  # a service may quote a part
+        text = found.group()
+        return "…" if any(text[place : place + 16] in known for place in range(len(text) - 15)) else text
+
+    words = re.sub(r"[A-Za-z0-9+/=_.%-]{16,}", run, words)
     words = " ".join("".join(letter if letter.isprintable() else " " for letter in words).split())
     return words if len(words) <= _MOST_WORDS else words[: _MOST_WORDS - 1] + "…"
