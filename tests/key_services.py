@@ -181,8 +181,8 @@ class Cloud(BaseHTTPRequestHandler):
         assert self.path.startswith(path)
         name, _, verb = self.path.removeprefix(path).partition(":")
         if name != "my-key":
-            return 403, {"error": {"code": 403, "message": "Permission 'cloudkms.cryptoKeyVersions.useToEncrypt' denied on resource",
-                                   "status": "PERMISSION_DENIED"}}  # fmt: skip
+            words = "Permission 'cloudkms.cryptoKeyVersions.useToEncrypt' denied on resource"
+            return 403, {"error": {"code": 403, "message": words, "status": "PERMISSION_DENIED"}}
         cipher = AESGCM(self.aes_key)
         if verb == "encrypt":
             nonce = os.urandom(12)

@@ -449,7 +449,7 @@ def test_access_denied_by_aws(services: Any, make: Any) -> None:
 
 
 def test_access_denied_by_the_others(services: Any, make: Any, folder: Path) -> None:
-    """Azure's wrong client secret, a key that is not there, Google's missing permission, and a KMIP client without a certificate."""
+    """Azure's wrong client secret and absent key, Google's missing permission, a KMIP client without a certificate."""
     port = services("azure").port
     wrong = make("azure", port, credentials={"clientSecret": "wrong"})
     refused(lambda: wrong.wrap(SECRET), temporary=False, says="HTTP 401: invalid_client: AADSTS7000215: Invalid client secret")
@@ -803,7 +803,9 @@ KMIP: dict[str, Any] = {"provider": "kmip", "kms_providers": {"kmip": {"endpoint
         (AWS | {"timeout": float("inf")}, "timeout"),
         (AWS | {"timeout": "5"}, "timeout"),
         (KMIP | {"kms_providers": {"kmip": {}}}, "'endpoint'"),
+        (KMIP | {"kms_providers": {"kmip": {"endpoint": "localhost:five"}}}, "endpoint is a host, or host:port"),
         (KMIP | {"master_key": {"delegated": "yes"}}, "delegated is True or False"),
+        (KMIP | {"kms_tls_options": {"kmip": "ca.pem"}}, "not a mapping"),
         (KMIP | {"kms_tls_options": {"kmip": {"tlsInsecure": True}}}, "tlsInsecure is refused"),
         (KMIP | {"kms_tls_options": {"kmip": {"tlsAllowInvalidCertificates": True}}}, "tlsAllowInvalidCertificates is refused"),
         (KMIP | {"kms_tls_options": {"kmip": {"tlsAllowInvalidHostnames": True}}}, "tlsAllowInvalidHostnames is refused"),

@@ -148,8 +148,11 @@ class MongoCryptKMS:
         if not isinstance(kms_providers[provider], Mapping):
             raise ConfigurationError(f"kms_providers[{provider!r}] is not a mapping")
         self._credentials: dict[str, Any] = copy.deepcopy(dict(kms_providers[provider]))
+        for name in self._credentials:
+            if name in ("endpoint", "identityPlatformEndpoint"):
+                _entry(name, self._credentials[name])
         self._on_demand = kind == provider != "kmip" and not self._credentials
-        self._tls = _tls(provider, (kms_tls_options or {}).get(provider, {}))
+        self._tls = _tls(provider, (kms_tls_options or {}).get(provider) or {})
         self._check()
 
     @property
@@ -418,20 +421,20 @@ def _master_key(kind: str, given: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def _entry(name: str, value: Any) -> Any:
-    """One entry of a masterKey."""
+    """One entry of a masterKey, or an endpoint beside credentials. Raise `ConfigurationError`."""
     if name == "delegated":
         if value is not True:
-            raise ConfigurationError("master_key: delegated is True or False")
+            raise ConfigurationError("delegated is True or False")
         return value
     if not isinstance(value, str) or not _PLAIN_TEXT.fullmatch(value):
-        raise ConfigurationError(f"master_key: {name} is a text without spaces")
+        raise ConfigurationError(f"{name} is a text without spaces")
     if name == "region" and not re.fullmatch("[A-Za-z0-9-]+", value):
-        raise ConfigurationError("master_key: region is one like eu-central-1")  # it becomes part of a host's name
+        raise ConfigurationError("region is one like eu-central-1")  # it becomes part of a host's name
     if not name.lower().endswith("endpoint"):
         return value
     value = re.split("[/?]", value.partition("://")[2] or value, maxsplit=1)[0]
     if not _ENDPOINT.fullmatch(value) or int(value.partition(":")[2] or 443) > 65535:
-        raise ConfigurationError(f"master_key: {name} is a host, or host:port")
+        raise ConfigurationError(f"{name} is a host, or host:port")
     return value
 
 
@@ -446,6 +449,8 @@ def _fit(identifier: Any, material: Any, data: Any) -> bool:
 def _tls(provider: str, options: Mapping[str, Any]) -> ssl.SSLContext:
     """Verifying, TLS 1.2 or later. Raise `ConfigurationError`, also for what would make it weaker."""
     where = f"kms_tls_options for {provider}"
+    if not isinstance(options, Mapping):
+        raise ConfigurationError(f"{where} are not a mapping")
     options = dict(options)
     for name in ("tlsInsecure", "tlsAllowInvalidCertificates", "tlsAllowInvalidHostnames"):
         if options.pop(name, False):
