@@ -297,11 +297,12 @@ def test_nothing_is_logged_or_shown(provider: str, services: Any, make: Any, cap
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_identity_and_shape(provider: str, make: Any) -> None:
-    """It is a `KMS`; its identity is the provider and the master key; of these only Azure's key is public; it is not copied."""
+    """It is a `KMS`; Azure's key is public, and KMIP's as long as what is stored says which it is; it is not copied."""
     kms = make(provider, 1)
     assert isinstance(kms, KMS)
     assert kms.identity["provider"] == provider
-    assert kms.public is (provider == "azure")
+    assert kms.public is (provider in ("azure", "kmip"))
+    assert provider != "kmip" or not make(provider, 1, master={"keyId": "1"}).public
     assert repr(kms) == f"<MongoCryptKMS {provider}>"
     for wander in (pickle.dumps, copy.copy, copy.deepcopy):
         with pytest.raises(TypeError, match="credentials"):

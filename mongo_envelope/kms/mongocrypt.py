@@ -165,9 +165,11 @@ class MongoCryptKMS:
         """Whether somebody else can make what `unwrap` takes.
 
         True for Azure: libmongocrypt wraps with RSA-OAEP-256 there, and the public half is no secret. True for an alias of AWS KMS:
-        the answer to Decrypt names the key and not the alias, so that a key of another account would not be noticed.
+        the answer to Decrypt names the key and not the alias, so that a key of another account would not be noticed. True for KMIP
+        without a ``keyId``: which object is used is then said by what is stored.
         """
-        return self._kind == "azure" or (self._kind == "aws" and "alias/" in self._master_key["key"])
+        kind, key = self._kind, self._master_key
+        return kind == "azure" or (kind == "aws" and "alias/" in key["key"]) or (kind == "kmip" and "keyId" not in key)
 
     def wrap(self, secret: bytes) -> bytes:
         """Encrypt at most 256 bytes: BSON, some hundred bytes longer. Two requests, and one for a token where that is wanted.
