@@ -3444,6 +3444,8 @@ def refused_key_files(good: dict[str, Fields]) -> dict[str, str]:
             f"{label}: check cut off": entry_but(content, check=content["keys"][0]["check"][:14]),
             f"{label}: check null": entry_but(content, check=None),
             f"{label}: created not a date": entry_but(content, created="yesterday"),
+            f"{label}: created a number": entry_but(content, created=1709210096),
+            f"{label}: an entry that is text": content | {"keys": ["k1"]},
         }
         wrong |= {
             f"{label}: no {name} in an entry": content | {"keys": [without(content["keys"][0], name), *content["keys"][1:]]}
