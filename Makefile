@@ -5,7 +5,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 OLDEST := .venv-oldest/bin/python
 # What depends on the versions of pydantic, pymongo and cryptography: tested on the oldest ones, too.
-OLDEST_TESTS := tests/test_lossless.py tests/test_schema.py tests/test_codec.py tests/test_spec.py tests/test_answer.py \
+OLDEST_TESTS := tests/test_lossless.py tests/test_schema.py tests/test_codec.py tests/test_spec.py tests/test_spec_keystore.py tests/test_answer.py \
 	tests/test_fast.py tests/test_packing.py tests/test_repository.py tests/test_flows.py tests/test_cursor.py \
 	tests/test_provision.py tests/test_blind.py tests/test_search.py tests/test_reading.py tests/test_writing.py \
 	tests/test_upkeep.py tests/test_transactions.py tests/test_watching.py

@@ -8,6 +8,7 @@ through the reference when it is made, and a reject vector is also compared with
 
 from __future__ import annotations
 
+import base64
 import datetime as dt
 import difflib
 import hashlib
@@ -25,6 +26,8 @@ from fractions import Fraction
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+import bson
+import keystore_reference as keystore
 import reference
 from bson import json_util
 from bson.binary import Binary, UuidRepresentation
@@ -37,6 +40,7 @@ from bson.objectid import ObjectId
 from bson.regex import Regex
 from bson.timestamp import Timestamp
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from reference import Fields, Url
 
 HERE = Path(__file__).resolve().parent
@@ -2384,6 +2388,1147 @@ def example() -> str:
     return "\n".join([BEGIN, "```text", *out, "```", END])
 
 
+# --- key stores -----------------------------------------------------------------------------------------------------
+
+STORE, OTHER_STORE = "00112233aabbccdd", "ffeeddcc99887766"
+STORE_ROOT, OTHER_ROOT = bytes(range(0x40, 0x60)), bytes(range(0x60, 0x80))
+KEK, OTHER_KEK = bytes(range(0x20)), bytes(range(0x80, 0xA0))
+KEK_ID, OTHER_KEK_ID = "0123456789abcdef", "fedcba9876543210"
+NONCE = bytes(range(0xC0, 0xCC))
+DATA, INDEX = f"{STORE}-data", f"{STORE}-index"
+NO_KEY = "ffffffffffffffff"
+STATES_OF = {"data": ["active", "decrypt-only", "compromised", "destroyed"], "index": ["active", "destroyed"]}
+
+
+def digest(text: str, size: int = 32) -> bytes:
+    """Bytes that look random and are the same in every run."""
+    return hashlib.sha256(text.encode()).digest()[:size]
+
+
+def iv_of(*what: Any) -> bytes:
+    """An IV that follows from what is sealed: for vectors only."""
+    return digest(json.dumps(what), 16)
+
+
+def key_of(kid: str, purpose: str = "data", state: str = "active", **changes: Any) -> keystore.Key:
+    """A key whose material follows from its kid."""
+    material = digest(f"material of {kid}")
+    check = reference.check_value(material)
+    return keystore.Key(kid, purpose, state, WHEN, check, None if state == "destroyed" else material)._replace(**changes)
+
+
+def roles_of(
+    primary: str = DATA, search_by: str | None = INDEX, written: list[str] | None = None, **changes: Any
+) -> keystore.Roles:
+    """Roles; by default those with which a store is made."""
+    kids = [kid for kid in (search_by,) if kid is not None] if written is None else written
+    return keystore.Roles(primary, search_by, kids, WHEN)._replace(**changes)
+
+
+def record_of(content: keystore.Key | keystore.Roles, store: str = STORE, root: bytes = STORE_ROOT) -> bytes:
+    """A record as a writer seals it; the IV follows from what it says."""
+    write = keystore.key_record if isinstance(content, keystore.Key) else keystore.roles_record
+    return write(content, store=store, root=root, iv=iv_of(store, told(content)))
+
+
+def free_record(metadata: Fields, payload: str, *, store: str = STORE, root: bytes = STORE_ROOT) -> bytes:
+    """A document under the root that says what only a holder of the root can say."""
+    context, iv = keystore.records_context(store), iv_of(extended(metadata), payload)
+    return reference.seal(metadata, payload.encode(), key=root, kid="root", context=context, iv=iv)
+
+
+def resealed(raw: bytes) -> bytes:
+    """The tag of a record computed anew."""
+    return sealed_again(raw, key=STORE_ROOT, context=keystore.records_context(STORE))
+
+
+def root_of(
+    store: str = STORE, secret: bytes | None = None, kms: Fields | None = None, wrapped: bytes | None = None, kek: bytes = KEK
+) -> bytes:
+    """A root record."""
+    inside = keystore.secret_of(store, STORE_ROOT) if secret is None else secret
+    blob = keystore.local_wrap(kek, inside, nonce=NONCE) if wrapped is None else wrapped
+    return keystore.root_record(store, keystore.local_identity(KEK_ID) if kms is None else kms, blob, WHEN)
+
+
+def told(content: keystore.Key | keystore.Roles) -> dict[str, Any]:
+    """A key or roles as they stand in the file."""
+    as_text = {name: each.hex() if isinstance(each, bytes) else each for name, each in content._asdict().items()}
+    return {name: extended(each) if isinstance(each, dt.datetime) else each for name, each in as_text.items()}
+
+
+class Stored(NamedTuple):
+    """Documents, and the configuration of who reads them."""
+
+    records: list[bytes]
+    kms: Fields = keystore.local_identity(KEK_ID)
+    kek: bytes = KEK
+    public: bool = False
+    fingerprint: bytes | None = reference.fingerprint(STORE_ROOT)
+
+    def read(self) -> keystore.Store:
+        """Read."""
+        kek = keystore.Kek(self.kms, lambda wrapped: keystore.local_unwrap(self.kek, wrapped), self.public)
+        return keystore.read(self.records, kek, fingerprint=self.fingerprint)
+
+    def arguments(self) -> dict[str, Any]:
+        """Give it as it stands in the file."""
+        return {
+            "records": [raw.hex() for raw in self.records],
+            "kms": self.kms,
+            "kek": self.kek.hex(),
+            "public": self.public,
+            "fingerprint": self.fingerprint and self.fingerprint.hex(),
+        }
+
+    def outcome(self) -> str:
+        """Name the error; nothing if there is none."""
+        try:
+            self.read()
+        except keystore.KeyStoreError as error:
+            return type(error).__name__
+        return ""
+
+
+NEW, D_ONLY, D_COMPROMISED, D_DESTROYED = "a1b2c3d4e5f60718", "b000000000000001", "b000000000000002", "b000000000000003"
+X_SECOND, X_DESTROYED = "c000000000000001", "c000000000000002"
+
+
+def records_by_name() -> dict[str, bytes]:
+    """The records of a store with every purpose and state, by ``_id``."""
+    keys = [
+        key_of(DATA),
+        key_of(INDEX, "index"),
+        key_of(D_ONLY, state="decrypt-only"),
+        key_of(D_COMPROMISED, state="compromised"),
+        key_of(D_DESTROYED, state="destroyed"),
+        key_of(X_SECOND, "index"),
+        key_of(X_DESTROYED, "index", "destroyed"),
+    ]
+    return {"root": root_of(), "roles": record_of(roles_of())} | {each.kid: record_of(each) for each in keys}
+
+
+def good_stores() -> dict[str, Stored]:
+    """Stores that read, by name; ``as made`` and ``every purpose and state`` are the bases of most reject vectors."""
+    every = records_by_name()
+    made = {name: every[name] for name in ("root", "roles", DATA, INDEX)}
+    root, roles, data, index = made.values()
+    local = keystore.local_identity(KEK_ID)
+    fields = split(root)
+    kms = fields["kms"]
+    shuffled = document(*(fields[name] for name in ("_id", "wrapped", "created", "kms", "store", "version")))
+    numbers = {"provider": "example", "version": 3, "soft": True, "where": {"region": "eu", "port": 443}}
+    turned = {"where": {"port": Int64(443), "region": "eu"}, "soft": True, "version": Int64(3), "provider": "example"}
+    spaced = json.dumps({"material": base64.b64encode(digest(f"material of {DATA}")).decode()}, indent=1) + "   "
+    plain = {name: value for name, value in key_of(DATA)._asdict().items() if name not in ("kid", "material")} | {"_id": DATA}
+    kid = "A-Z_a.z0" * 8
+    twins = sorted([INDEX, X_SECOND])
+    demand(kms == el(0x03, "kms", document(el(0x02, "provider", string("local")), el(0x02, "key", string(KEK_ID)))), "kms")
+    return {
+        "as made": Stored([*made.values()]),
+        "every purpose and state": Stored([*every.values()]),
+        "as made: no fingerprint configured": Stored([*made.values()], fingerprint=None),
+        "as made: a public key-encryption key, with a fingerprint": Stored([*made.values()], public=True),
+        "as made: the documents in another order": Stored([data, roles, index, root]),
+        "as made: the fields of the root record in another order": Stored([shuffled, roles, data, index]),
+        "as made: the fields of a sealed record in another order": Stored(
+            [root, roles, document(*reversed(split(data).values())), index]
+        ),
+        "as made: white space in a payload": Stored([root, roles, free_record(plain, spaced), index]),
+        "identity: numbers, a boolean, a map; the same values in another order and as int64": Stored(
+            [root_of(kms=turned), roles, data, index], kms=numbers
+        ),
+        "identity: of another provider": Stored(
+            [root_of(kms={"provider": "example"}), roles, data, index], kms={"provider": "example"}
+        ),
+        "root: created before 1970": Stored([with_value(root, "created", i32(-1) * 2), roles, data, index]),
+        "root: wrapped by another key, as after a replacement": Stored(
+            [root_of(kms=keystore.local_identity(OTHER_KEK_ID), kek=OTHER_KEK), roles, data, index],
+            kms=keystore.local_identity(OTHER_KEK_ID),
+            kek=OTHER_KEK,
+        ),
+        "rotation: the new key is there, the roles are the old ones": Stored([*made.values(), record_of(key_of(NEW))]),
+        "rotation: the roles name the new key, the old one is active": Stored(
+            [root, record_of(roles_of(NEW)), data, index, record_of(key_of(NEW))]
+        ),
+        "rotation: done": Stored(
+            [root, record_of(roles_of(NEW)), record_of(key_of(DATA, state="decrypt-only")), index, record_of(key_of(NEW))]
+        ),
+        "index keys: two are written": Stored(
+            [root, record_of(roles_of(written=twins)), data, index, record_of(key_of(X_SECOND, "index"))]
+        ),
+        "index keys: two are written, searched by the second": Stored(
+            [root, record_of(roles_of(search_by=X_SECOND, written=twins)), data, index, record_of(key_of(X_SECOND, "index"))]
+        ),
+        "index keys: none": Stored([root, record_of(roles_of(search_by=None)), data]),
+        "index keys: one that is active and in no role": Stored([root, record_of(roles_of(search_by=None)), data, index]),
+        "a kid of 64 characters": Stored([root, record_of(roles_of(kid)), data, index, record_of(key_of(kid))]),
+        "a kid that begins like another word": Stored([*made.values(), record_of(key_of("roles.")), record_of(key_of("Root"))]),
+        "another store": Stored(
+            [
+                root_of(OTHER_STORE, keystore.secret_of(OTHER_STORE, OTHER_ROOT)),
+                *(record_of(each, OTHER_STORE, OTHER_ROOT) for each in (key_of("k1"), roles_of("k1", None))),
+            ],
+            fingerprint=reference.fingerprint(OTHER_ROOT),
+        ),
+        "the local identity has two texts": Stored([*made.values()], kms=dict(reversed(local.items()))),
+    }
+
+
+class StoreRejects:
+    """Collect stores that do not read, each made from a good one."""
+
+    def __init__(self, good: dict[str, Stored]) -> None:
+        self.good = good
+        self.cases: dict[str, tuple[str, str, Stored]] = {}
+
+    def add(self, error: type[keystore.KeyStoreError], name: str, base: str = "as made", **changes: Any) -> None:
+        """Add a case: other documents or another configuration."""
+        demand(name not in self.cases, f"keystore: {name}: the name occurs twice")
+        self.cases[name] = (error.__name__, base, self.good[base]._replace(**changes))
+
+    def put(self, error: type[keystore.KeyStoreError], name: str, base: str = "as made", **records: bytes | None) -> None:
+        """Add a case in which some of the documents are other ones, or (None) missing: ``root``, ``roles``, ``data``, ``index``."""
+        names = {"root": "root", "roles": "roles", "data": DATA, "index": INDEX}
+        changes = {names.get(kid, kid): raw for kid, raw in records.items()}
+        found = {keystore.by_id([raw]).popitem()[0].decode(): raw for raw in self.good[base].records} | changes
+        self.add(error, name, base, records=[raw for raw in found.values() if raw is not None])
+
+
+def wrapped_roots(rejects: StoreRejects) -> None:
+    """The configuration, the key-encryption key, and what it wraps."""
+    put, add = rejects.put, rejects.add
+    root = rejects.good["as made"].records[0]
+    local = keystore.local_identity(KEK_ID)
+    add(keystore.NoFingerprint, "configuration: a public key-encryption key without a fingerprint", public=True, fingerprint=None)
+    for name, fingerprint in {
+        "of another root": reference.fingerprint(OTHER_ROOT),
+        "first bit flipped": flipped(reference.fingerprint(STORE_ROOT), 0, 7),
+        "last bit flipped": flipped(reference.fingerprint(STORE_ROOT), 15),
+        "all zeros": bytes(16),
+    }.items():
+        add(keystore.WrongFingerprint, f"configuration: fingerprint: {name}", fingerprint=fingerprint)
+        add(keystore.WrongFingerprint, f"configuration: fingerprint, public: {name}", fingerprint=fingerprint, public=True)
+    another = keystore.secret_of(STORE, OTHER_ROOT)
+    put(keystore.WrongFingerprint, "root: another root of this store, under the same key", root=root_of(secret=another))
+    add(keystore.ForeignKey, "configuration: another key", kms=keystore.local_identity(OTHER_KEK_ID))
+    add(keystore.ForeignKey, "configuration: another provider", kms=local | {"provider": "vault"})
+    add(keystore.ForeignKey, "configuration: a name more", kms=local | {"endpoint": "kms.example.com"})
+    add(keystore.ForeignKey, "configuration: a name less", kms={"provider": "local"})
+    add(keystore.ForeignKey, "configuration: capital letters", kms=local | {"key": KEK_ID.upper()})
+    add(keystore.Unwrap, "configuration: the same identity, another key", kek=OTHER_KEK)
+    for name, kms in {
+        "another key": keystore.local_identity(OTHER_KEK_ID),
+        "an endpoint more": local | {"endpoint": "kms.example.com"},
+        "no key": {"provider": "local"},
+        "nothing": {},
+        "null for text": local | {"key": None},
+        "binary for text": local | {"key": KEK_ID.encode()},
+        "a list for text": local | {"key": [KEK_ID]},
+        "a map for text": local | {"key": {"id": KEK_ID}},
+    }.items():
+        put(keystore.ForeignKey, f"kms: {name}", root=root_of(kms=kms))
+    put(
+        keystore.ForeignKey,
+        "kms: an endpoint more, and wrapped is not of this key",
+        root=root_of(kms=local | {"endpoint": "kms.example.com"}, kek=OTHER_KEK),
+    )
+    base = "identity: numbers, a boolean, a map; the same values in another order and as int64"
+    numbers: Fields = {"provider": "example", "version": 3, "soft": True, "where": {"region": "eu", "port": 443}}
+    for name, kms in {
+        "a double for an integer": numbers | {"version": 3.0},
+        "another number": numbers | {"version": 4},
+        "a number as text": numbers | {"version": "3"},
+        "an integer for a boolean": numbers | {"soft": 1},
+        "another boolean": numbers | {"soft": False},
+        "a boolean for an integer": numbers | {"version": True},
+        "another value deep inside": numbers | {"where": {"region": "us", "port": 443}},
+        "a name more deep inside": numbers | {"where": {"region": "eu", "port": 443, "host": "kms.example.com"}},
+        "text for a map": numbers | {"where": "eu"},
+    }.items():
+        put(keystore.ForeignKey, f"kms, of numbers: {name}", base, root=root_of(kms=kms))
+    add(keystore.ForeignKey, "kms, of numbers: configured as 1, stored as true", base, kms=numbers | {"soft": 1})
+
+    secret = keystore.secret_of(STORE, STORE_ROOT)
+    for name, wrong in {
+        "of another store": keystore.secret_of(OTHER_STORE, STORE_ROOT),
+        "another label": reference.pack(b"mongo_envelope/v2", b"root", STORE.encode(), STORE_ROOT),
+        "another purpose": reference.pack(reference.LABEL, b"data", STORE.encode(), STORE_ROOT),
+        "a root of 31 bytes": reference.pack(reference.LABEL, b"root", STORE.encode(), STORE_ROOT[:31]),
+        "a root of 33 bytes": reference.pack(reference.LABEL, b"root", STORE.encode(), STORE_ROOT + b"\0"),
+        "an empty root": reference.pack(reference.LABEL, b"root", STORE.encode(), b""),
+        "the last byte missing": secret[:-1],
+        "a byte too many": secret + b"\0",
+        "the root alone": STORE_ROOT,
+        "the store as 8 bytes": reference.pack(reference.LABEL, b"root", bytes.fromhex(STORE), STORE_ROOT),
+        "the store in capital letters": reference.pack(reference.LABEL, b"root", STORE.upper().encode(), STORE_ROOT),
+        "no store": reference.pack(reference.LABEL, b"root", STORE_ROOT),
+        "a part more": secret + reference.pack(b""),
+        "a length little-endian": secret[:49] + secret[49:53][::-1] + secret[53:],
+        "nothing": b"",
+    }.items():
+        put(keystore.WrongRoot, f"secret: {name}", root=root_of(secret=wrong))
+    put(keystore.WrongRoot, "root: the id of another store", root=with_value(root, "store", string(OTHER_STORE)))
+    blob = keystore.local_wrap(KEK, secret, nonce=NONCE)
+    put(
+        keystore.WrongRoot,
+        "root: what is wrapped is that of another store, whole",
+        root=with_value(
+            root, "wrapped", binary(keystore.local_wrap(KEK, keystore.secret_of(OTHER_STORE, OTHER_ROOT), nonce=NONCE))
+        ),
+    )
+    for name, damaged in damaged_blobs(blob, secret).items():
+        if damaged:
+            put(keystore.Unwrap, f"wrapped: {name}", root=root_of(wrapped=damaged))
+
+
+def damaged_blobs(blob: bytes, secret: bytes) -> dict[str, bytes]:
+    """What a local key-encryption key does not unwrap."""
+    wrap_key = keystore.local_wrap_key(KEK)
+    return {
+        "first bit of the nonce": flipped(blob, 0, 7),
+        "last bit of the nonce": flipped(blob, 11),
+        "first bit of the ciphertext": flipped(blob, 12, 7),
+        "last bit of the ciphertext": flipped(blob, -17 % len(blob)),
+        "first bit of the tag": flipped(blob, -16 % len(blob), 7),
+        "last bit of the tag": flipped(blob, len(blob) - 1),
+        "the last byte missing": blob[:-1],
+        "a byte too many": blob + b"\0",
+        "the first byte missing": blob[1:],
+        "the nonce alone": blob[:12],
+        "27 bytes": blob[:27],
+        "28 bytes": blob[:28],
+        "empty": b"",
+        "the secret itself": secret,
+        "under another key": keystore.local_wrap(OTHER_KEK, secret, nonce=NONCE),
+        "under the key itself, not the derived one": NONCE + AESGCM(KEK).encrypt(NONCE, secret, keystore.LOCAL),
+        "without associated data": NONCE + AESGCM(wrap_key).encrypt(NONCE, secret, None),
+        "other associated data": NONCE + AESGCM(wrap_key).encrypt(NONCE, secret, b"mongo_envelope/kms/local/2"),
+        "the nonce at the end": blob[12:] + blob[:12],
+    }
+
+
+def root_records(rejects: StoreRejects) -> None:
+    """The form of the root record, and the set of documents."""
+    put, add = rejects.put, rejects.add
+    root, roles, data, index = rejects.good["as made"].records
+    put(keystore.Incomplete, "set: no root record", root=None)
+    put(keystore.Incomplete, "set: no roles record", roles=None)
+    add(keystore.Incomplete, "set: nothing", records=[])
+    add(keystore.Incomplete, "set: the root record alone", records=[root])
+    add(keystore.MalformedRecord, "set: the root record twice", records=[root, roles, data, index, root])
+    add(keystore.MalformedRecord, "set: a key record twice", records=[root, roles, data, index, data])
+    again = record_of(key_of(DATA, state="decrypt-only"))
+    add(keystore.MalformedRecord, "set: two records of one key", records=[root, roles, data, index, again])
+    other = record_of(roles_of(changed=WHEN + dt.timedelta(days=1)))
+    add(keystore.MalformedRecord, "set: two roles records", records=[root, roles, data, index, other])
+    for name, raw in {
+        "a plain document": document(el(0x02, "_id", string("k1")), el(0x02, "state", string("active"))),
+        "only an _id": document(el(0x02, "_id", string("k1"))),
+        "an _id that is no text": document(el(0x10, "_id", i32(1))),
+        "a sealed record with an _id that is no text": free_record({"_id": OID, "purpose": "data"}, "{}"),
+        "no _id": document(el(0x02, "state", string("active"))),
+        "the empty document": document(),
+        "no bytes": b"",
+        "a document that is cut off": data[:-1],
+        "an unknown element type": document(el(0x02, "_id", string("k1")), el(0x14, "a", b"")),
+    }.items():
+        add(keystore.MalformedRecord, f"set: and {name}", records=[root, roles, data, index, raw])
+
+    for name, version in {
+        "0": el(0x10, "version", i32(0)),
+        "2": el(0x10, "version", i32(2)),
+        "as int64": el(0x12, "version", i32(1) + i32(0)),
+        "as a double": el(0x01, "version", bytes.fromhex("000000000000f03f")),
+        "as a boolean": el(0x08, "version", b"\1"),
+        "as text": el(0x02, "version", string("1")),
+        "missing": b"",
+        "2, and names that are not known": el(0x10, "version", i32(2)) + el(0x0A, "more", b""),
+    }.items():
+        put(keystore.UnsupportedVersion, f"root: version: {name}", root=swapped(root, "version", *([version] if version else [])))
+    put(
+        keystore.UnsupportedVersion,
+        "root: a sealed record in its place",
+        root=free_record(
+            {"_id": "root"} | {name: value for name, value in key_of(DATA)._asdict().items() if name not in ("kid", "material")},
+            "{}",
+        ),
+    )
+    for name in ("store", "kms", "wrapped", "created"):
+        put(keystore.MalformedRecord, f"root: no {name}", root=swapped(root, name))
+        put(keystore.MalformedRecord, f"root: {name} null", root=with_value(root, name, b"", 0x0A))
+        put(keystore.MalformedRecord, f"root: {name} twice", root=swapped(root, name, split(root)[name], split(root)[name]))
+    for name, element in {
+        "store: binary": el(0x05, "store", binary(STORE.encode())),
+        "store: a symbol": el(0x0E, "store", string(STORE)),
+        "store: 15 digits": el(0x02, "store", string(STORE[1:])),
+        "store: 17 digits": el(0x02, "store", string(STORE + "0")),
+        "store: empty": el(0x02, "store", string("")),
+        "store: capital letters": el(0x02, "store", string(STORE.upper())),
+        "store: no hexadecimal digit": el(0x02, "store", string("g" + STORE[1:])),
+        "store: a line feed at the end": el(0x02, "store", string(STORE + "\n")),
+        "store: digits that are not ASCII": el(0x02, "store", string("\u0660" * 16)),
+        "kms: an array": el(0x04, "kms", split(root)["kms"][5:]),
+        "kms: text": el(0x02, "kms", string("local")),
+        "wrapped: empty": el(0x05, "wrapped", binary(b"")),
+        "wrapped: subtype 4": el(0x05, "wrapped", binary(split(root)["wrapped"][-113:], 4)),
+        "wrapped: text": el(0x02, "wrapped", string("abc")),
+        "created: int64": el(0x12, "created", split(root)["created"][-8:]),
+        "created: text": el(0x02, "created", string("2024-02-29T12:34:56Z")),
+        "created: a timestamp": el(0x11, "created", split(root)["created"][-8:]),
+    }.items():
+        put(keystore.MalformedRecord, f"root: {name}", root=swapped(root, name.partition(":")[0], element))
+    put(keystore.MalformedRecord, "root: a name more", root=swapped(root, "created", split(root)["created"], el(0x0A, "more", b"")))
+    put(
+        keystore.MalformedRecord,
+        "root: a tag more",
+        root=swapped(root, "created", split(root)["created"], el(0x05, "hmac", binary(bytes(32)))),
+    )
+    put(
+        keystore.MalformedRecord,
+        "root: text that is not UTF-8",
+        root=swapped(
+            root, "kms", el(0x03, "kms", document(el(0x02, "provider", string(b"\xff")), el(0x02, "key", string(KEK_ID))))
+        ),
+    )
+
+
+def edited_records(rejects: StoreRejects) -> None:
+    """What somebody without the root can do to a sealed record."""
+    put = rejects.put
+    base = "every purpose and state"
+    records = records_by_name()
+    roles, data, index = records["roles"], records[DATA], records[INDEX]
+    for name, raw in {
+        "state": with_value(data, "state", string("decrypt-only")),
+        "purpose": with_value(data, "purpose", string("index")),
+        "created": with_value(data, "created", i32(0) * 2),
+        "check": with_value(data, "check", binary(bytes(8))),
+        "data": flipped(data, value_at(data, "data") + 5 + 13),
+        "iv": flipped(data, value_at(data, "iv") + 5),
+        "tag": flipped(data, len(data) - 2),
+        "state missing": swapped(data, "state"),
+        "a name more": added(data, el(0x0A, "more", b"")),
+    }.items():
+        put(keystore.Integrity, f"edited: data key: {name}", data=raw)
+    for name in (D_ONLY, D_COMPROMISED, D_DESTROYED):
+        put(
+            keystore.Integrity,
+            f"edited: from {key_state(name)} to active",
+            base,
+            **{name: with_value(records[name], "state", string("active"))},
+        )
+    put(keystore.Integrity, "edited: the state of an index key", index=with_value(index, "state", string("destroyed")))
+    put(keystore.Integrity, "edited: roles: primary", base, roles=with_value(roles, "primary", string(D_ONLY)))
+    put(keystore.Integrity, "edited: roles: search_by", base, roles=with_value(roles, "search_by", string(X_SECOND)))
+    put(keystore.Integrity, "edited: roles: search_by null", roles=with_value(roles, "search_by", b"", 0x0A))
+    put(
+        keystore.Integrity,
+        "edited: roles: written",
+        base,
+        roles=with_value(roles, "written", document(el(0x02, "0", string(X_SECOND)))),
+    )
+    put(keystore.Integrity, "edited: roles: changed", roles=with_value(roles, "changed", i32(0) * 2))
+    put(keystore.Integrity, "swapped: the material of two data keys", base, data=swapped_payload(data, records[D_ONLY]))
+    put(keystore.Integrity, "swapped: the material of a data key and an index key", base, data=swapped_payload(data, index))
+    put(keystore.Integrity, "swapped: the tag of two keys", base, data=swapped(data, "hmac", split(records[D_ONLY])["hmac"]))
+    put(
+        keystore.Integrity,
+        "relabelled: a decrypt-only key as the primary",
+        base,
+        data=with_value(records[D_ONLY], "_id", string(DATA)),
+    )
+    put(keystore.Integrity, "relabelled: a key record as the roles", roles=with_value(data, "_id", string("roles")))
+    put(keystore.Integrity, "relabelled: the roles as a key record", index=with_value(roles, "_id", string(INDEX)))
+    put(keystore.Integrity, "relabelled: a key under a new kid", **{NEW: with_value(data, "_id", string(NEW))})
+    moved = record_of(key_of(DATA), OTHER_STORE)
+    put(keystore.Integrity, "moved: a key record of another store with the same root", data=moved)
+    put(keystore.Integrity, "moved: the roles of another store with the same root", roles=record_of(roles_of(), OTHER_STORE))
+    put(keystore.Integrity, "moved: a key record under another root", data=record_of(key_of(DATA), root=OTHER_ROOT))
+    metadata = key_metadata(DATA)
+    payload = json.dumps({"material": base64.b64encode(digest(f"material of {DATA}")).decode()})
+    for context in ("customers", "mongo_envelope/keys", "mongo_envelope/keys/", f"mongo_envelope/keys/{STORE.upper()}", STORE):
+        raw = reference.seal(metadata, payload.encode(), key=STORE_ROOT, kid="root", context=context, iv=IV)
+        put(keystore.Integrity, f"moved: sealed in the context {context}", data=raw)
+    of_data_key = digest(f"material of {DATA}")
+    context = keystore.records_context(STORE)
+    put(
+        keystore.MalformedRecord,
+        "not sealed: under a data key",
+        data=reference.seal(metadata, payload.encode(), key=of_data_key, kid=DATA, context=context, iv=IV),
+    )
+    put(
+        keystore.Integrity,
+        "sealed under a data key that calls itself root",
+        data=reference.seal(metadata, payload.encode(), key=of_data_key, kid="root", context=context, iv=IV),
+    )
+    clear = document(*(bson_element(name, value) for name, value in metadata.items()))
+    put(keystore.MalformedRecord, "not sealed: a key record in the clear", data=clear)
+    put(keystore.MalformedRecord, "not sealed: a key record without hmac", data=swapped(data, "hmac"))
+    put(
+        keystore.MalformedRecord, "not sealed: an hmac of 16 bytes", data=swapped(data, "hmac", el(0x05, "hmac", binary(bytes(16))))
+    )
+    put(
+        keystore.MalformedRecord,
+        "not sealed: the roles in the clear",
+        roles=document(*(bson_element(name, value) for name, value in ({"_id": "roles"} | roles_of()._asdict()).items())),
+    )
+    put(keystore.MalformedRecord, "not sealed: kid is not root", data=with_value(data, "kid", string("Root")))
+    put(keystore.MalformedRecord, "not sealed: no kid", data=swapped(data, "kid"))
+    put(keystore.MalformedRecord, "not sealed: kid is not text", data=with_value(data, "kid", i32(1), 0x10))
+    put(keystore.UnsupportedVersion, "sealed: v is 2", data=with_value(data, "v", i32(2)))
+    put(keystore.UnsupportedVersion, "sealed: no v", data=swapped(data, "v"))
+    put(keystore.MalformedRecord, "sealed: genuine, and iv is too short", data=resealed(with_value(data, "iv", binary(bytes(15)))))
+
+
+def bson_element(name: str, value: Any) -> bytes:
+    """One field as an element."""
+    return bson.encode({name: value})[4:-1]
+
+
+def key_state(kid: str) -> str:
+    """The state of a key of `records_by_name`."""
+    return {D_ONLY: "decrypt-only", D_COMPROMISED: "compromised", D_DESTROYED: "destroyed"}[kid]
+
+
+def swapped_payload(raw: bytes, other: bytes) -> bytes:
+    """Give a record the payload and the IV of another."""
+    return swapped(swapped(raw, "data", split(other)["data"]), "iv", split(other)["iv"])
+
+
+def key_metadata(kid: str, purpose: str = "data", state: str = "active", **changes: Any) -> Fields:
+    """The metadata of a key record."""
+    fields = key_of(kid, purpose, state)._asdict()
+    return {"_id": kid} | {name: value for name, value in fields.items() if name not in ("kid", "material")} | changes
+
+
+def genuine_records(rejects: StoreRejects) -> None:
+    """What only a holder of the root can have written, and is wrong nevertheless."""
+    put, wrong = rejects.put, keystore.InvalidRecord
+    material = digest(f"material of {DATA}")
+    text = base64.b64encode(material).decode()
+    payload = json.dumps({"material": text})
+    data = record_of(key_of(DATA))
+    index = record_of(key_of(INDEX, "index"))
+    roles = record_of(roles_of())
+    for name, content in {
+        "no material": "{}",
+        "material null": '{"material":null}',
+        "material a number": '{"material":1}',
+        "material empty": '{"material":""}',
+        "material of 31 bytes": json.dumps({"material": base64.b64encode(material[:31]).decode()}),
+        "material of 33 bytes": json.dumps({"material": base64.b64encode(material + b"\0").decode()}),
+        "material without padding": json.dumps({"material": text[:-1]}),
+        "material in hexadecimal": json.dumps({"material": material.hex()}),
+        "material with a line feed": json.dumps({"material": text + "\n"}),
+        "material of another key": json.dumps({"material": base64.b64encode(digest("another")).decode()}),
+        "a name more": json.dumps({"material": text, "more": 1}),
+        "another name": json.dumps({"Material": text}),
+        "the material alone": json.dumps(text),
+        "an array": json.dumps([text]),
+    }.items():
+        context = keystore.records_context(STORE)
+        bare = reference.seal(key_metadata(DATA), b"{}", key=STORE_ROOT, kid="root", context=context, iv=digest(content, 16))
+        cipher = reference.crypt(reference.derive(STORE_ROOT, "encrypt", context), digest(content, 16), content.encode())
+        put(wrong, f"genuine: payload of an active key: {name}", data=resealed(with_value(bare, "data", binary(cipher))))
+    high = bytes([0xFB]) * 32  # has characters in which Base64 and base64url differ
+    metadata = key_metadata(DATA, check=reference.check_value(high))
+    in_url = json.dumps({"material": base64.urlsafe_b64encode(high).decode()})
+    put(wrong, "genuine: payload of an active key: material in base64url", data=free_record(metadata, in_url))
+    for name, metadata in {
+        "state unknown": key_metadata(DATA, state="suspended"),
+        "state in capital letters": key_metadata(DATA) | {"state": "Active"},
+        "state empty": key_metadata(DATA) | {"state": ""},
+        "state with an underscore": key_metadata(DATA) | {"state": "decrypt_only"},
+        "state null": key_metadata(DATA) | {"state": None},
+        "state a number": key_metadata(DATA) | {"state": 1},
+        "purpose unknown": key_metadata(DATA) | {"purpose": "subject"},
+        "purpose empty": key_metadata(DATA) | {"purpose": ""},
+        "purpose null": key_metadata(DATA) | {"purpose": None},
+        "purpose a list": key_metadata(DATA) | {"purpose": ["data"]},
+        "created null": key_metadata(DATA) | {"created": None},
+        "created text": key_metadata(DATA) | {"created": "2024-02-29T12:34:56Z"},
+        "created a number": key_metadata(DATA) | {"created": Int64(1709210096789)},
+        "check of another key": key_metadata(DATA) | {"check": reference.check_value(digest("another"))},
+        "check of 7 bytes": key_metadata(DATA) | {"check": reference.check_value(material)[:7]},
+        "check of 9 bytes": key_metadata(DATA) | {"check": reference.check_value(material) + b"\0"},
+        "check empty": key_metadata(DATA) | {"check": b""},
+        "check as text": key_metadata(DATA) | {"check": reference.check_value(material).hex()},
+        "check of subtype 128": key_metadata(DATA) | {"check": Binary(reference.check_value(material), 128)},
+        "check null": key_metadata(DATA) | {"check": None},
+        "a name more": key_metadata(DATA) | {"more": 1},
+        "expires": key_metadata(DATA) | {"expires": WHEN},
+    }.items():
+        put(wrong, f"genuine: {name}", data=free_record(metadata, payload))
+    for name in ("purpose", "state", "created", "check"):
+        without = {each: value for each, value in key_metadata(DATA).items() if each != name}
+        put(wrong, f"genuine: no {name}", data=free_record(without, payload))
+    state = split(data)["state"]
+    put(wrong, "genuine: state a symbol", data=resealed(swapped(data, "state", b"\x0e" + state[1:])))
+    put(wrong, "genuine: state a code", data=resealed(swapped(data, "state", b"\x0d" + state[1:])))
+    put(wrong, "genuine: created a timestamp", data=resealed(swapped(data, "created", b"\x11" + split(data)["created"][1:])))
+    put(wrong, "genuine: with idx", data=resealed(added(data, el(0x03, "idx", document(el(0x02, "kid", string("x1")))))))
+    for name, kid in {
+        "empty": "",
+        "65 characters": "k" * 65,
+        "a space": "k 1",
+        "a line feed at the end": "k1\n",
+        "not ASCII": "k\u00e9",
+    }.items():
+        fields = key_metadata("k1") | {"_id": kid}
+        content = json.dumps({"material": base64.b64encode(digest("material of k1")).decode()})
+        put(wrong, f"genuine: kid: {name}", **{kid or "empty": free_record(fields, content)})
+    put(wrong, "genuine: a key record under the _id roles", roles=free_record(key_metadata(DATA) | {"_id": "roles"}, payload))
+    put(wrong, "genuine: roles under the _id of a key", index=free_record(roles_of()._asdict() | {"_id": INDEX}, "{}"))
+    destroyed = key_metadata(D_DESTROYED, state="destroyed")
+    lost = json.dumps({"material": base64.b64encode(digest(f"material of {D_DESTROYED}")).decode()})
+    base = "every purpose and state"
+    put(wrong, "genuine: destroyed, with material", base, **{D_DESTROYED: free_record(destroyed, lost)})
+    put(wrong, "genuine: destroyed, with empty material", base, **{D_DESTROYED: free_record(destroyed, '{"material":""}')})
+    put(wrong, "genuine: destroyed, without a check value", base, **{D_DESTROYED: free_record(destroyed | {"check": b""}, "{}")})
+    put(
+        wrong,
+        "genuine: decrypt-only, without material",
+        base,
+        **{D_ONLY: free_record(key_metadata(D_ONLY, state="decrypt-only"), "{}")},
+    )
+    put(
+        wrong,
+        "genuine: compromised, without material",
+        base,
+        **{D_COMPROMISED: free_record(key_metadata(D_COMPROMISED, state="compromised"), "{}")},
+    )
+    for state_ in ("decrypt-only", "compromised"):
+        content = json.dumps({"material": base64.b64encode(digest(f"material of {X_SECOND}")).decode()})
+        put(
+            wrong,
+            f"genuine: an index key that is {state_}",
+            base,
+            **{X_SECOND: free_record(key_metadata(X_SECOND, "index", state_), content)},
+        )
+
+    def roles_but(**changes: Any) -> bytes:
+        return free_record({"_id": "roles"} | roles_of()._asdict() | changes, "{}")
+
+    for name, raw in {
+        "primary null": roles_but(primary=None),
+        "primary a list": roles_but(primary=[DATA]),
+        "search_by a list": roles_but(search_by=[INDEX]),
+        "search_by null, and something is written": roles_but(search_by=None),
+        "search_by, and nothing is written": roles_but(written=[]),
+        "written text": roles_but(written=INDEX),
+        "written null": roles_but(written=None),
+        "written with a number": roles_but(written=[1, INDEX]),
+        "written with null": roles_but(written=[None]),
+        "written names one twice": roles_but(written=[INDEX, INDEX]),
+        "written out of order": roles_but(written=sorted([INDEX, X_SECOND], reverse=True)),
+        "changed null": roles_but(changed=None),
+        "changed text": roles_but(changed="2024"),
+        "a name more": roles_but(more=1),
+        "a payload": free_record({"_id": "roles"} | roles_of()._asdict(), '{"primary":"k1"}'),
+        "material": free_record({"_id": "roles"} | roles_of()._asdict(), payload),
+    }.items():
+        put(wrong, f"genuine: roles: {name}", base, roles=raw)
+    for name in ("primary", "search_by", "written", "changed"):
+        without = {each: value for each, value in ({"_id": "roles"} | roles_of()._asdict()).items() if each != name}
+        put(wrong, f"genuine: roles: no {name}", roles=free_record(without, "{}"))
+    put(wrong, "genuine: roles: primary a symbol", roles=resealed(swapped(roles, "primary", b"\x0e" + split(roles)["primary"][1:])))
+    put(
+        wrong,
+        "genuine: roles: written a document",
+        roles=resealed(swapped(roles, "written", b"\x03" + split(roles)["written"][1:])),
+    )
+    demand(len(index) > 0, "an index key")
+
+
+def contradictions(rejects: StoreRejects) -> None:
+    """Genuine records that do not fit each other."""
+    put, base = rejects.put, "every purpose and state"
+    wrong = keystore.Contradiction
+    for name, primary in {
+        "nobody knows": NO_KEY,
+        "is decrypt-only": D_ONLY,
+        "is compromised": D_COMPROMISED,
+        "is destroyed": D_DESTROYED,
+        "is an index key": INDEX,
+    }.items():
+        put(wrong, f"roles: a primary key that {name}", base, roles=record_of(roles_of(primary)))
+    for name in ("root", "roles", ""):
+        fields = {"_id": "roles"} | roles_of()._asdict() | {"primary": name}
+        put(wrong, f"roles: primary is {name or 'empty'}", base, roles=free_record(fields, "{}"))
+    for name, kid in {"nobody knows": NO_KEY, "is destroyed": X_DESTROYED, "is a data key": DATA}.items():
+        put(wrong, f"roles: searched by and written under a key that {name}", base, roles=record_of(roles_of(search_by=kid)))
+        put(wrong, f"roles: also written under a key that {name}", base, roles=record_of(roles_of(written=sorted([INDEX, kid]))))
+    unsearched = {"_id": "roles"} | roles_of()._asdict() | {"search_by": X_SECOND}
+    put(wrong, "roles: search_by is not written", base, roles=free_record(unsearched, "{}"))
+    put(wrong, "roles: search_by is a data key, and not written", base, roles=free_record(unsearched | {"search_by": DATA}, "{}"))
+    put(wrong, "deleted: the record of the primary key", data=None)
+    put(wrong, "deleted: the record of the index key", index=None)
+    put(wrong, "deleted: all key records", data=None, index=None)
+    for state in ("decrypt-only", "compromised", "destroyed"):
+        put(wrong, f"replayed: the roles of before the primary became {state}", data=record_of(key_of(DATA, state=state)))
+    put(wrong, "replayed: the roles of before the index key was destroyed", index=record_of(key_of(INDEX, "index", "destroyed")))
+
+
+def keystore_reject_vectors(good: dict[str, Stored]) -> list[dict[str, Any]]:
+    """Stores that do not read, each with the one error that is right."""
+    rejects = StoreRejects(good)
+    for part in (wrapped_roots, root_records, edited_records, genuine_records, contradictions):
+        part(rejects)
+    cases = []
+    for name, (error, base, case) in rejects.cases.items():
+        demand(case.outcome() == error, f"keystore: {name}: {case.outcome() or 'it reads'}, not {error}")
+        before = good[base]
+        changed = (
+            set(case.records) != set(before.records) or len(case.records) != len(before.records),
+            repr(case[1:]) != repr(before[1:]),
+        )
+        demand(sum(changed) == 1, f"keystore: {name}: the records or the configuration differ from the base")
+        cases.append({"name": name, "base": base} | case.arguments() | {"error": error})
+    return cases
+
+
+def flips_of_a_store(made: Stored) -> None:
+    """No bit of any record may be flipped unseen, but for those of ``created`` in the root record."""
+    free = range(made.records[0].index(b"\x09created") + 9, made.records[0].index(b"\x09created") + 17)
+    for number, raw in enumerate(made.records):
+        for at, bit in itertools.product(range(len(raw)), range(8)):
+            changed = [flipped(raw, at, bit) if each == number else other for each, other in enumerate(made.records)]
+            seen = made._replace(records=changed).outcome() != ""
+            demand(seen != (number == 0 and at in free), f"bit {bit} of byte {at} of record {number} of a store")
+
+
+def store_vectors(good: dict[str, Stored]) -> list[dict[str, Any]]:
+    """Stores that read, each with what is in it."""
+    cases = []
+    for name, case in good.items():
+        found = case.read()
+        in_file = keystore.to_file(case.records)
+        again = keystore.from_file(json.dumps(in_file, ensure_ascii=False))
+        demand(case._replace(records=again).read() == found, f"keystore: {name}: as a file")
+        keys = sorted((*found.data_keys.values(), *found.index_keys.values()), key=lambda key: key.kid.encode())
+        result = {"store": found.store, "root": found.root.hex(), "root_fingerprint": found.fingerprint.hex()}
+        result |= {"keys": [told(key) for key in keys], "roles": told(found.roles), "file": in_file}
+        cases.append({"name": name} | case.arguments() | result)
+    return cases
+
+
+def record_vectors() -> list[dict[str, Any]]:
+    """Key records of each purpose and state, and roles, with the bytes that are right."""
+    contents: dict[str, keystore.Key | keystore.Roles] = {
+        f"{purpose} key, {state}": key_of("0011223344556677", purpose, state)
+        for purpose, states in STATES_OF.items()
+        for state in states
+    }
+    contents |= {
+        "a kid of one character": key_of("k"),
+        "a kid of 64 characters": key_of("A-Z_a.z0" * 8),
+        "created before 1970": key_of("k1", created=dt.datetime(1969, 12, 31, 23, 59, 59, 999000, tzinfo=dt.UTC)),
+        "roles as made": roles_of(),
+        "roles without index keys": roles_of(search_by=None),
+        "roles with two index keys": roles_of(search_by=X_SECOND, written=sorted([INDEX, X_SECOND])),
+        "roles with kids whose order is that of bytes": roles_of(search_by="a", written=["-", ".", "A", "Z", "_", "a", "aa", "b"]),
+    }
+    cases = []
+    for name, content in contents.items():
+        for store, root in ((STORE, STORE_ROOT), (OTHER_STORE, OTHER_ROOT)):
+            raw, iv = record_of(content, store, root), iv_of(store, told(content))
+            demand(split(raw)["iv"][-16:] == iv, f"keystore: {name}: its iv")
+            kind = "key" if isinstance(content, keystore.Key) else "roles"
+            case = {"name": f"{name}, store {store[:4]}", "store": store, "root": root.hex(), "iv": iv.hex(), kind: told(content)}
+            metadata, payload = keystore.opened(raw, store, root)
+            read = (keystore.read_key if kind == "key" else keystore.read_roles)(raw, metadata, payload)
+            demand(read == content, f"keystore: {name}: reads as it was written")
+            cases.append(case | {"document": raw.hex()})
+    return cases
+
+
+def refused_records() -> list[dict[str, Any]]:
+    """What a writer of records refuses."""
+    contents: dict[str, keystore.Key | keystore.Roles] = {
+        "kid root": key_of("root"),
+        "kid roles": key_of("roles"),
+        "kid empty": key_of(""),
+        "kid of 65 characters": key_of("k" * 65),
+        "kid with a line feed": key_of("k1\n"),
+        "kid that is not ASCII": key_of("k\u00e9"),
+        "purpose unknown": key_of("k1", purpose="subject"),
+        "state unknown": key_of("k1", state="suspended"),
+        "state of an index key: decrypt-only": key_of("x1", "index", "decrypt-only"),
+        "state of an index key: compromised": key_of("x1", "index", "compromised"),
+        "destroyed, with material": key_of("k1")._replace(state="destroyed"),
+        "active, without material": key_of("k1", material=None),
+        "compromised, without material": key_of("k1", state="compromised", material=None),
+        "material of 31 bytes": key_of("k1", material=bytes(31)),
+        "material of 33 bytes": key_of("k1", material=bytes(33)),
+        "check of another key": key_of("k1", check=bytes(8)),
+        "check of 7 bytes": key_of("k1", state="destroyed", check=bytes(7)),
+        "roles: written out of order": roles_of(written=sorted([INDEX, X_SECOND], reverse=True)),
+        "roles: written twice": roles_of(written=[INDEX, INDEX]),
+        "roles: search_by is not written": roles_of(written=[X_SECOND]),
+        "roles: search_by null, and something is written": roles_of(search_by=None, written=[INDEX]),
+        "roles: search_by, and nothing is written": roles_of(written=[]),
+        "roles: primary is root": roles_of("root"),
+        "roles: primary is empty": roles_of(""),
+    }
+    cases = []
+    for name, content in contents.items():
+        try:
+            record_of(content)
+        except ValueError:
+            refused = True
+        else:
+            refused = False
+        demand(refused, f"keystore: {name}: a writer refuses it")
+        cases.append({"name": name, ("key" if isinstance(content, keystore.Key) else "roles"): told(content)})
+    return cases
+
+
+def local_vectors() -> dict[str, Any]:
+    """The local key-encryption key: what it wraps, what it refuses to unwrap, its file."""
+    secret = keystore.secret_of(STORE, STORE_ROOT)
+    cases = {
+        "a secret": (KEK, NONCE, secret),
+        "another nonce": (KEK, bytes(12), secret),
+        "another key": (OTHER_KEK, NONCE, secret),
+        "the secret of another store": (KEK, NONCE, keystore.secret_of(OTHER_STORE, OTHER_ROOT)),
+        "nothing": (KEK, NONCE, b""),
+        "one byte": (KEK, NONCE, b"\xff"),
+        "256 bytes": (KEK, NONCE, bytes(range(256))),
+    }
+    local = []
+    for name, (kek, nonce, inside) in cases.items():
+        wrapped = keystore.local_wrap(kek, inside, nonce=nonce)
+        demand(keystore.local_unwrap(kek, wrapped) == inside, f"local: {name}: unwraps")
+        numbers = {"kek": kek, "wrap_key": keystore.local_wrap_key(kek), "nonce": nonce, "secret": inside, "wrapped": wrapped}
+        local.append({"name": name} | {each: value.hex() for each, value in numbers.items()})
+    refused = []
+    for name, blob in damaged_blobs(keystore.local_wrap(KEK, secret, nonce=NONCE), secret).items():
+        try:
+            keystore.local_unwrap(KEK, blob)
+        except keystore.Unwrap:
+            refused.append({"name": name, "kek": KEK.hex(), "wrapped": blob.hex(), "error": "Unwrap"})
+        else:
+            demand(condition=False, message=f"local: {name}: is refused")
+    return {"local": local, "local_refused": refused} | local_files()
+
+
+def local_files() -> dict[str, Any]:
+    """Files of a local key-encryption key."""
+    good = keystore.local_file(KEK, KEK_ID)
+    files = {
+        "as written": json.dumps(good),
+        "with white space and in another order": json.dumps(dict(reversed(good.items())), indent=1) + "\n",
+        "another key": json.dumps(keystore.local_file(OTHER_KEK, OTHER_KEK_ID)),
+    }
+    wrong = {
+        "empty": "",
+        "not JSON": "kek",
+        "an array": json.dumps([good]),
+        "cut off": json.dumps(good)[:-1],
+        "the key alone": json.dumps(good["kek"]),
+        "version 2": json.dumps(good | {"version": 2}),
+        "version as text": json.dumps(good | {"version": "1"}),
+        "version true": json.dumps(good | {"version": True}),
+        "version 1.0": json.dumps(good | {"version": 1.0}),
+        "a name more": json.dumps(good | {"more": 1}),
+        "kek of 31 bytes": json.dumps(good | {"kek": base64.b64encode(KEK[:31]).decode()}),
+        "kek of 33 bytes": json.dumps(good | {"kek": base64.b64encode(KEK + b"\0").decode()}),
+        "kek in hexadecimal": json.dumps(good | {"kek": KEK.hex()}),
+        "kek null": json.dumps(good | {"kek": None}),
+        "kek of another key": json.dumps(good | {"kek": base64.b64encode(OTHER_KEK).decode()}),
+        "check of another key": json.dumps(good | {"check": reference.check_value(OTHER_KEK).hex()}),
+        "check cut off": json.dumps(good | {"check": good["check"][:14]}),
+        "check empty": json.dumps(good | {"check": ""}),
+        "check null": json.dumps(good | {"check": None}),
+        "id of 15 digits": json.dumps(good | {"id": KEK_ID[1:]}),
+        "id of 17 digits": json.dumps(good | {"id": KEK_ID + "0"}),
+        "id in capital letters": json.dumps(good | {"id": KEK_ID.upper()}),
+        "id with a line feed": json.dumps(good | {"id": KEK_ID + "\n"}),
+        "id a number": json.dumps(good | {"id": 1}),
+        "a key file": json.dumps(keystore.key_file([keystore.FileKey("k1", KEK)], "k1")),
+    } | {f"no {name}": json.dumps({each: value for each, value in good.items() if each != name}) for name in good}
+    found = []
+    for name, text in files.items():
+        kek, id = keystore.read_local_file(text)
+        found.append({"name": name, "file": text, "kek": kek.hex(), "id": id, "identity": keystore.local_identity(id)})
+    return {"local_files": found, "local_files_refused": refused_texts(wrong, keystore.read_local_file)}
+
+
+def refused_texts(wrong: dict[str, str], read: Callable[[str], object]) -> list[dict[str, Any]]:
+    """Texts that are not the file that they should be."""
+    cases = []
+    for name, text in wrong.items():
+        try:
+            read(text)
+        except (keystore.ConfigurationError, keystore.MalformedFile) as error:
+            cases.append({"name": name, "file": text, "error": type(error).__name__})
+        else:
+            demand(condition=False, message=f"files: {name}: is refused")
+    return cases
+
+
+def store_files_refused(made: Stored) -> list[dict[str, Any]]:
+    """Files that are not those of a store."""
+    good = keystore.to_file(made.records)
+    records = good["records"]
+    wrong = {
+        "empty": "",
+        "not JSON": "root",
+        "cut off": json.dumps(good)[:-1],
+        "the records alone": json.dumps(records),
+        "version 2": json.dumps(good | {"version": 2}),
+        "version true": json.dumps(good | {"version": True}),
+        "version 1.0": json.dumps(good | {"version": 1.0}),
+        "version as text": json.dumps(good | {"version": "1"}),
+        "no version": json.dumps({"records": records}),
+        "no records": json.dumps({"version": 1}),
+        "a name more": json.dumps(good | {"more": 1}),
+        "records an object": json.dumps(good | {"records": {each["_id"]: each for each in records}}),
+        "records null": json.dumps(good | {"records": None}),
+        "a record that is text": json.dumps(good | {"records": [*records, "zzz"]}),
+        "a record that is null": json.dumps(good | {"records": [*records, None]}),
+        "out of order": json.dumps(good | {"records": records[::-1]}),
+        "a record twice": json.dumps(good | {"records": [records[0], *records]}),
+        "an _id that is no text": json.dumps(good | {"records": [{"_id": {"$numberInt": "1"}}]}),
+        "no _id": json.dumps(good | {"records": [{"state": "active"}]}),
+        "a number that is none": json.dumps(good | {"records": [{"_id": "a", "b": {"$numberInt": "one"}}]}),
+        "a name with NUL": json.dumps(good | {"records": [{"_id": "a", "b\0": "c"}]}),
+        "a key file": json.dumps(keystore.key_file([keystore.FileKey("k1", KEK)], "k1")),
+    }
+    return refused_texts(wrong, keystore.from_file)
+
+
+def secret_vectors() -> list[dict[str, Any]]:
+    """The secret that is wrapped."""
+    pairs = [(STORE, STORE_ROOT), (OTHER_STORE, OTHER_ROOT), ("0" * 16, bytes(32)), ("f" * 16, bytes([255] * 32))]
+    by_hand = b"\0\0\0\x11mongo_envelope/v1\0\0\0\x04root\0\0\0\x10" + STORE.encode() + b"\0\0\0\x20" + STORE_ROOT
+    demand(keystore.secret_of(STORE, STORE_ROOT) == by_hand, "the secret by hand")
+    return [
+        {
+            "store": store,
+            "root": root.hex(),
+            "secret": keystore.secret_of(store, root).hex(),
+            "fingerprint": reference.fingerprint(root).hex(),
+        }
+        for store, root in pairs
+    ]
+
+
+def keystore_vectors() -> dict[str, Any]:
+    """Everything about key stores."""
+    good = good_stores()
+    flips_of_a_store(good["as made"])
+    return {
+        "errors": {error.__name__: name for error, name in keystore.IN_THE_LIBRARY.items()},
+        "secrets": secret_vectors(),
+        **local_vectors(),
+        "records": record_vectors(),
+        "records_refused": refused_records(),
+        "stores": store_vectors(good),
+        "reject": keystore_reject_vectors(good),
+        "files_refused": store_files_refused(good["as made"]),
+    }
+
+
+# --- capabilities ---------------------------------------------------------------------------------------------------
+
+FILE_KEYS = [keystore.FileKey("k1", KEY, "2024-02-29T12:34:56+00:00"), keystore.FileKey("k2", OTHER_KEY)]
+FILE_INDEX_KEYS = [
+    keystore.FileKey("x1", bytes(range(0x80, 0xA0)), "2024-02-29T12:34:56+01:00"),
+    keystore.FileKey("x2", bytes(range(0xA0, 0xC0))),
+]
+RESTRICTIONS = {
+    "verify": (["verify"], ["customers"]),
+    "metadata": (["metadata"], ["customers"]),
+    "search": (["search"], ["customers"]),
+    "verify and search": (["search", "verify"], ["customers"]),
+    "all, in three contexts": (["metadata", "search", "verify"], ["customers", "orders", "cl\u00e9s"]),
+    "verify, in a context of 255 bytes": (["verify"], ["\u00e9" * 127 + "x"]),
+}
+
+
+def capability_vectors() -> dict[str, Any]:
+    """Key files of all versions."""
+    whole = {
+        "version 1": keystore.key_file(FILE_KEYS[:1], "k1"),
+        "version 1, two keys": keystore.key_file(FILE_KEYS, "k2"),
+        "version 2": keystore.key_file(FILE_KEYS[:1], "k1", index_keys=FILE_INDEX_KEYS[:1], search_by="x1", written=["x1"]),
+        "version 2, two index keys": keystore.key_file(
+            FILE_KEYS, "k1", index_keys=FILE_INDEX_KEYS, search_by="x2", written=["x2", "x1"]
+        ),
+        "version 2, an index key that is not written": keystore.key_file(
+            FILE_KEYS, "k1", index_keys=FILE_INDEX_KEYS, search_by="x2", written=["x2"]
+        ),
+    }
+    good, cases, restricted = {}, [], []
+    for name, content in whole.items():
+        found = keystore.read_key_file(json.dumps(content))
+        good[name] = content
+        keys = {part: {kid: key.hex() for kid, key in found[part].items()} for part in ("keys", "index_keys") if part in found}
+        roles = {each: found[each] for each in ("primary", "search_by", "written") if each in found}
+        cases.append({"name": name, "file": json.dumps(content)} | keys | roles)
+    for name, (capabilities, contexts) in RESTRICTIONS.items():
+        content = keystore.restricted_file(
+            capabilities, contexts, FILE_KEYS, index_keys=FILE_INDEX_KEYS, search_by="x2", written=["x1", "x2"]
+        )
+        found = keystore.read_key_file(json.dumps(content))
+        good[name] = content
+        check_capabilities(name, found, capabilities, contexts)
+        parts = {
+            part: {kid: {context: key.hex() for context, key in keys.items()} for kid, keys in found[part].items()}
+            for part in ("keys", "index_keys")
+        }
+        restricted.append(
+            {
+                "name": name,
+                "from": "version 2, two index keys",
+                "capabilities": capabilities,
+                "contexts": contexts,
+                "file": content,
+                "working_keys": parts,
+            }
+        )
+    return {
+        "whole": cases,
+        "restricted": restricted,
+        "refused": refused_texts(refused_key_files(good), keystore.read_key_file),
+    }
+
+
+def check_capabilities(name: str, found: Fields, capabilities: list[str], contexts: list[str]) -> None:
+    """What is in a restricted file are working keys of the right purposes, and nothing else."""
+    for part, purpose, keys, names in (
+        ("keys", "authenticate", FILE_KEYS, {"verify", "metadata"}),
+        ("index_keys", "index", FILE_INDEX_KEYS, {"search"}),
+    ):
+        expected = {key.kid: {each: reference.derive(key.material, purpose, each) for each in contexts} for key in keys}
+        demand(found[part] == (expected if names & set(capabilities) else {}), f"capabilities: {name}: {part}")
+
+
+def refused_key_files(good: dict[str, Fields]) -> dict[str, str]:
+    """Key files that a reader refuses, each made from a good one."""
+    wrong: dict[str, Any] = {}
+    one, two, search = good["version 1, two keys"], good["version 2, two index keys"], good["verify and search"]
+    verify, everything = good["verify"], good["all, in three contexts"]
+    first = one["keys"][0]
+    other = keystore.file_entry(keystore.FileKey("k1", OTHER_KEY))
+
+    def but(content: Fields, **changes: Any) -> Fields:
+        return content | changes
+
+    def entry_but(content: Fields, part: str = "keys", **changes: Any) -> Fields:
+        return content | {part: [content[part][0] | changes, *content[part][1:]]}
+
+    def without(content: Fields, name: str) -> Fields:
+        return {each: value for each, value in content.items() if each != name}
+
+    for label, content in {"version 1": one, "version 2": two, "version 3": search}.items():
+        wrong |= {f"{label}: no {name}": without(content, name) for name in content}
+        wrong |= {
+            f"{label}: a name more": content | {"more": 1},
+            f"{label}: version as text": content | {"version": str(content["version"])},
+            f"{label}: version with a fraction": content | {"version": float(content["version"])},
+            f"{label}: version 4": content | {"version": 4},
+            f"{label}: version 0": content | {"version": 0},
+            f"{label}: version null": content | {"version": None},
+            f"{label}: keys an object": content | {"keys": {}},
+            f"{label}: keys null": content | {"keys": None},
+            f"{label}: no key": content | {"keys": []},
+            f"{label}: a name more in an entry": entry_but(content, state="compromised"),
+            f"{label}: a kid twice": content | {"keys": [*content["keys"], content["keys"][0]]},
+            f"{label}: a kid that is ill-formed": entry_but(content, kid="k 1"),
+            f"{label}: a kid with a line feed": entry_but(content, kid="k1\n"),
+            f"{label}: a kid that is a number": entry_but(content, kid=1),
+            f"{label}: check not hexadecimal": entry_but(content, check="g" * 16),
+            f"{label}: check cut off": entry_but(content, check=content["keys"][0]["check"][:14]),
+            f"{label}: check null": entry_but(content, check=None),
+            f"{label}: created not a date": entry_but(content, created="yesterday"),
+            f"{label}: created a number": entry_but(content, created=1709210096),
+            f"{label}: an entry that is text": content | {"keys": ["k1"]},
+        }
+        wrong |= {
+            f"{label}: no {name} in an entry": content | {"keys": [without(content["keys"][0], name), *content["keys"][1:]]}
+            for name in content["keys"][0]
+        }
+    for label, content in {"version 2": two, "version 3": search}.items():
+        wrong |= {
+            f"{label}: no index key": content | {"index_keys": []},
+            f"{label}: a kid of a key and an index key": entry_but(content, "index_keys", kid="k1"),
+            f"{label}: search_by is not there": content | {"search_by": "x9"},
+            f"{label}: search_by is not written": content | {"search_by": "x1", "written": ["x2"]},
+            f"{label}: search_by null": content | {"search_by": None},
+            f"{label}: written is not there": content | {"written": ["x1", "x2", "x9"]},
+            f"{label}: written twice": content | {"written": ["x1", "x2", "x2"]},
+            f"{label}: written empty": content | {"written": []},
+            f"{label}: written with a number": content | {"written": ["x2", 1]},
+            f"{label}: written names a data key": content | {"written": ["k1", "x2"]},
+        }
+    for label, content in {"version 1": one, "version 2": two}.items():
+        wrong |= {
+            f"{label}: primary is not there": but(content, primary="k9"),
+            f"{label}: primary null": but(content, primary=None),
+            f"{label}: primary a number": but(content, primary=1),
+            f"{label}: material of 31 bytes": entry_but(content, material=base64.b64encode(KEY[:31]).decode()),
+            f"{label}: material not Base64": entry_but(content, material="*" * 44),
+            f"{label}: material null": entry_but(content, material=None),
+            f"{label}: material of another key": entry_but(content, material=other["material"]),
+            f"{label}: check of another key": entry_but(content, check=other["check"]),
+        }
+    wrong |= {
+        "version 1: with the names of version 2": two | {"version": 1},
+        "version 2: with the names of version 1": one | {"version": 2},
+        "version 2: primary is an index key": but(two, primary="x1"),
+        "version 1: true": one | {"version": True},
+    }
+    inner = verify["keys"][0]["contexts"]
+    wrong |= {
+        "version 3: capabilities empty": but(verify, capabilities=[]),
+        "version 3: capabilities as text": but(verify, capabilities="verify"),
+        "version 3: capability unknown": but(verify, capabilities=["verify", "decrypt"]),
+        "version 3: capability twice": but(verify, capabilities=["verify", "verify"]),
+        "version 3: capability null": but(verify, capabilities=[None]),
+        "version 3: contexts empty": but(verify, contexts=[]),
+        "version 3: contexts as text": but(verify, contexts="customers"),
+        "version 3: context twice": but(verify, contexts=["customers", "customers"]),
+        "version 3: context a number": but(verify, contexts=[1]),
+        "version 3: a context that no entry has": but(verify, contexts=["customers", "orders"]),
+        "version 3: a context that only an entry has": but(everything, contexts=["customers", "orders"]),
+        "version 3: another context": but(verify, contexts=["orders"]),
+        "version 3: contexts of an entry a list": entry_but(verify, contexts=list(inner.values())),
+        "version 3: contexts of an entry empty": entry_but(verify, contexts={}),
+        "version 3: contexts of one entry with one less": entry_but(
+            everything, contexts=without(everything["keys"][0]["contexts"], "orders")
+        ),
+        "version 3: an empty context": entry_but(verify, contexts={"": inner["customers"]})
+        | {"contexts": [""], "keys": [verify["keys"][0] | {"contexts": {"": inner["customers"]}}]},
+        "version 3: a context of 256 bytes": but(
+            verify, contexts=["c" * 256], keys=[verify["keys"][0] | {"contexts": {"c" * 256: inner["customers"]}}]
+        ),
+        "version 3: a working key of 31 bytes": entry_but(verify, contexts={"customers": base64.b64encode(KEY[:31]).decode()}),
+        "version 3: a working key in hexadecimal": entry_but(verify, contexts={"customers": KEY.hex()}),
+        "version 3: a working key null": entry_but(verify, contexts={"customers": None}),
+        "version 3: verify, with index keys": but(verify, index_keys=search["index_keys"], search_by="x2", written=["x2"]),
+        "version 3: verify, with search_by": but(verify, search_by="x1"),
+        "version 3: verify, with written": but(verify, written=["x1"]),
+        "version 3: search, with keys": but(search, capabilities=["search"]),
+        "version 3: search without index keys": but(verify, capabilities=["search", "verify"]),
+        "version 3: search_by without search": but(verify, search_by="x2"),
+        "version 3: with whole keys": but(verify, keys=[first]),
+        "version 3: with material beside": entry_but(verify, material=first["material"]),
+        "version 3: with a primary": but(verify, primary="k1"),
+    }
+    texts = {name: json.dumps(content) for name, content in wrong.items()}
+    return texts | {
+        "empty": "",
+        "not JSON": "keys",
+        "an array": json.dumps([one]),
+        "text": json.dumps("keys"),
+        "cut off": json.dumps(one)[:-2],
+        "the file of a local key-encryption key": json.dumps(keystore.local_file(KEK, KEK_ID)),
+    }
+
+
 # --- files ----------------------------------------------------------------------------------------------------------
 
 
@@ -2415,6 +3560,8 @@ def rendered() -> dict[Path, str]:
         HERE / "vectors" / "reject.json": text({"cases": reject_vectors()}),
         HERE / "vectors" / "derive.json": text(derive_vectors()),
         HERE / "vectors" / "index.json": text(index_vectors()),
+        HERE / "vectors" / "keystore.json": text(keystore_vectors()),
+        HERE / "vectors" / "capabilities.json": text(capability_vectors()),
         specification: around.sub(lambda _: worked, prose),
     } | ({UNASSIGNED: unassigned()} if unicodedata.unidata_version == "14.0.0" else {})
 
