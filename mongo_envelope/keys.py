@@ -12,15 +12,12 @@ that a key does not wander into a cache, a queue or a crash report.
 
 from __future__ import annotations
 
-import base64
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import datetime
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
-from . import primitives
+from . import keyfile, primitives
 from .datakey import DataKey, IndexKey, WorkingKeys, _Key, is_kid
 from .errors import ConfigurationError, KeyUnavailableError, UnknownKeyError, shortened
 from .private_file import create_private, read_private
@@ -108,7 +105,7 @@ class KeyRing(primitives.NeverLeaves):
             "If there are data already, bring it back from its backup; for a new database, from_file(…, create=True) makes one"
         )
         make = (lambda: cls.generate()._as_json()) if create else None
-        ring = _parsed(read_private(path, "key file", make=make, missing=missing))
+        ring = keyfile.parsed(read_private(path, "key file", make=make, missing=missing), cls)
         return _ring_or_error(ring, f"the key file {str(path)!r}")
 
     @classmethod
@@ -121,7 +118,9 @@ class KeyRing(primitives.NeverLeaves):
             raise ConfigurationError("from_env takes the name of an environment variable, and was given its content, it seems")
         if name not in os.environ:
             raise ConfigurationError(f"the environment variable {name} is not set: it holds what a key file holds")
-        return _ring_or_error(_parsed(os.environ[name].encode(errors="surrogateescape")), f"the environment variable {name}")
+        return _ring_or_error(
+            keyfile.parsed(os.environ[name].encode(errors="surrogateescape"), cls), f"the environment variable {name}"
+        )
 
     def to_file(self, path: str | os.PathLike[str]) -> None:
         """Write the ring, material included, as a new key file of mode 0600. Raise `ConfigurationError` if it exists."""
@@ -264,15 +263,9 @@ class KeyRing(primitives.NeverLeaves):
         return f"KeyRing({', '.join(self._keys)}; primary {self._primary}{index})"
 
     def _as_json(self) -> bytes:
-        content = {"version": 1, "primary": self._primary, "keys": list(map(_entry, self._keys.values()))}
-        if self._index_keys:
-            content |= {
-                "version": 2,
-                "index_keys": list(map(_entry, self._index_keys.values())),
-                "search_by": self._search_by,
-                "written": self._written,
-            }
-        return json.dumps(content, indent=1).encode() + b"\n"
+        return keyfile.written_out(
+            [*self._keys.values()], self._primary, [*self._index_keys.values()], self._search_by, self._written
+        )
 
 
 Key = TypeVar("Key", bound=_Key)
@@ -299,63 +292,6 @@ def _chosen(kid: str | _Key | None, keys: Mapping[str, Any], what: str) -> str:
         which = "(not even a key id)" if not is_kid(kid) else shortened(kid) if len(str(kid)) < 40 else "(a long one, not shown)"
         raise ConfigurationError(f"the {what} {which} is not in the ring")
     return chosen
-
-
-def _entry(key: _Key) -> dict[str, Any]:
-    return {
-        "kid": key.kid,
-        "material": base64.b64encode(key._material).decode(),
-        "check": key.check.hex(),
-        "created": key.created and key.created.isoformat(),
-    }
-
-
-def _parsed(content: bytes) -> KeyRing | str:
-    """The ring in a key file, or what is wrong with it.
-
-    Nothing is raised from here: a traceback would keep this frame, and with it the material, for whoever collects local variables;
-    and the parsers' messages quote what they read.
-    """
-    try:
-        ring = json.loads(content)
-        version = ring["version"]
-        if type(version) is not int:
-            return _DAMAGED
-        if version not in _FIELDS:
-            return f"has version {version}, and this package reads versions {' and '.join(map(str, _FIELDS))}"
-        if ring.keys() != _FIELDS[version] or type(ring["primary"]) is not str:
-            return _DAMAGED
-        keys = [_key(DataKey, entry) for entry in ring["keys"]]
-        if version == 1:
-            return KeyRing(keys, primary=ring["primary"])
-        index_keys = [_key(IndexKey, entry) for entry in ring["index_keys"]]
-        roles = [ring["search_by"], *ring["written"]]
-        if not index_keys or not all(type(each) is str for each in roles):
-            return _DAMAGED
-        return KeyRing(keys, primary=ring["primary"], index_keys=index_keys, search_by=roles[0], written=roles[1:])
-    except ConfigurationError as error:
-        return f"does not fit: {error}"
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return _DAMAGED
-
-
-_DAMAGED: Final = "is not a key file, or is damaged. Restore it from its backup; do not make a new one over it"
-
-
-#: version of a key file → the names in it. A ring without index keys is written as version 1, which earlier releases read.
-_FIELDS: Final = {
-    1: {"version", "primary", "keys"},
-    2: {"version", "primary", "keys", "index_keys", "search_by", "written"},
-}
-
-
-def _key(kind: type[Key], entry: dict[str, Any]) -> Key:
-    """One key of a file. An entry that says more than this version knows may say that the key must not be used: `ValueError`."""
-    if entry.keys() != {"kid", "material", "check", "created"}:
-        raise ValueError
-    created = entry["created"] and datetime.fromisoformat(entry["created"])
-    material = base64.b64decode(entry["material"], validate=True)
-    return kind(entry["kid"], material, created=created, check=bytes.fromhex(entry["check"]))
 
 
 def _ring_or_error(ring: KeyRing | str, what: str) -> KeyRing:

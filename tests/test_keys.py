@@ -23,7 +23,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mongo_envelope import DataKey, IndexKey, KeyRing
+from mongo_envelope import DataKey, IndexKey, KeyRing, keyfile
 from mongo_envelope import keys as keys_module
 from mongo_envelope.datakey import WorkingKeys, check_context, is_kid
 from mongo_envelope.errors import ConfigurationError, UnknownKeyError
@@ -84,7 +84,7 @@ def write(path: Path, text: str | bytes) -> Path:
 
 def ring_in(content: bytes) -> KeyRing:
     """The ring in the content of a key file, as `KeyRing.from_file` reads it."""
-    return keys_module._ring_or_error(keys_module._parsed(content), "the file")
+    return keys_module._ring_or_error(keyfile.parsed(content, KeyRing), "the file")
 
 
 def parts(working: WorkingKeys) -> tuple[bytes, bytes]:
