@@ -371,7 +371,8 @@ class KeyRing(primitives.NeverLeaves):
 
     def __repr__(self) -> str:
         index = f"; index keys {', '.join(self._index_keys)}; searching by {self._search_by}" if self._index_keys else ""
-        return f"KeyRing({', '.join(self._keys)}; primary {self._primary}{index})"
+        role = f"primary {self._primary}" if self._contexts is None else f"restricted to {', '.join(sorted(self._capabilities))}"
+        return f"KeyRing({', '.join(self._keys)}; {role}{index})"
 
     def _as_json(self) -> bytes:
         content: dict[str, Any] = {"version": 1, "primary": self._primary, "keys": [*self._keys.values()]}

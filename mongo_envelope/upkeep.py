@@ -25,7 +25,8 @@ from .errors import ConfigurationError, EnvelopeError, RepositoryError, UnknownK
 from .flows import END, Filter, as_document, batches, next_of, raw_of
 from .keys import KeyRing
 from .provision import BYTE_BY_BYTE, indexes_of, is_strict, options_of, unfit, wanted_indexes
-from .reading import OnInvalid, check_on_invalid, decoded
+from .reading import AFTER_DECRYPTION, OnInvalid, check_on_invalid, decoded
+from .search import Sift
 
 __all__ = ["Finding", "OnProgress", "Upkeep"]
 
@@ -72,6 +73,7 @@ class Upkeep(Bulk[Model]):
 
     async def reindex(self, *, every: bool, on_progress: OnProgress | None, on_invalid: OnInvalid, session: Any) -> int:
         """Seal anew what has other index values than today's; how many documents that were."""
+        self.need("seal", what="reindex")
         check_on_invalid(on_invalid)
         if not self.codec.indexer and not every:
             raise ConfigurationError(
@@ -170,6 +172,7 @@ class Upkeep(Bulk[Model]):
 
     async def search_by(self, kid: str | IndexKey, *, session: Any) -> KeyRing:
         """A ring that searches by another index key; refused while a document has no values under it."""
+        self.need("search", what="search_by")
         ring = self._keys.searching_by(kid)
         kid = _id_of(kid)
         lacking = 0 if not self.codec.indexer else await self._number_of({"idx.kid": {"$ne": kid}}, session)
@@ -181,6 +184,7 @@ class Upkeep(Bulk[Model]):
 
     async def retire_index_key(self, kid: str | IndexKey, *, session: Any) -> KeyRing:
         """A ring without an index key; refused while a document has values under it."""
+        self.need("search", what="retire_index_key")
         ring = self._keys.without_index_key(kid)
         kid = _id_of(kid)
         left = await self._number_of({"idx.kid": kid}, session)
@@ -193,20 +197,24 @@ class Upkeep(Bulk[Model]):
     # --- is all well? -------------------------------------------------------------------------------------------------
 
     async def verify(self, where: Filter, *, on_invalid: OnInvalid, session: Any) -> int:
-        """Open every document that matches and compute again what stands in the clear; how many documents are right."""
+        """Open every document that matches and compute again what stands in the clear; how many documents are right.
+
+        A restricted ring opens nothing: then they are right whose tags are, and that answer the filter.
+        """
         check_on_invalid(on_invalid)
+        self.need("verify", what="verify")
         compiled = self._compiled(where, None)
+        if compiled.sift is not None:
+            self.need("open", what=AFTER_DECRYPTION)
         cursor = batches(self.collection, compiled.server, collation=BYTE_BY_BYTE, batch_size=_BATCH, session=session)
         asked, right = Asked(compiled.server), 0
         while documents := await self._naming_batch(cursor):
             for raw in documents:
                 try:
-                    identity, _, model = self._naming(self.codec.verify_bson, raw)
-                    self._check_answer(raw, asked, identity)
+                    right += self._is_meant(raw, asked, compiled.sift)
                 except (EnvelopeError, UnknownKeyError) as error:
                     invalid = error
                 else:
-                    right += compiled.sift is None or compiled.sift(decoded(raw), model.__dict__)
                     continue
                 await self.integrity_failure(invalid)
                 if on_invalid == "raise":
@@ -215,8 +223,18 @@ class Upkeep(Bulk[Model]):
                     await self._answer_of(on_invalid(invalid))
         return right
 
+    def _is_meant(self, raw: bytes, asked: Asked, sift: Sift | None) -> bool:
+        """Whether a document that is right is one of those that were meant. Raise what says that it is wrong."""
+        if not self.opens:
+            self._check_answer(raw, asked, self._naming(self.codec.metadata_bson, raw)[0])
+            return True
+        identity, _, model = self._naming(self.codec.verify_bson, raw)
+        self._check_answer(raw, asked, identity)
+        return sift is None or sift(decoded(raw), model.__dict__)
+
     async def doctor(self, *, indexes: Sequence[Any], session: Any) -> list[Finding]:
-        """What is wrong with the collection, as the server says."""
+        """What is wrong with the collection, as the server says. A ring without "search" does not look at index values."""
+        self.need("verify", what="doctor")
         options = await options_of(self._primary, session)
         if options is None:
             return [Finding("no collection", f"{self.name} is not there yet: setup() makes it")]
@@ -257,7 +275,7 @@ class Upkeep(Bulk[Model]):
             ("unknown key", {**sealed, "kid": {"$nin": list(self._keys)}}, "sealed under keys that are not in this ring"),
             ("not as the model is", {"hmac": {"$exists": True}, "v": 1, "$nor": [ours]}, _NOT_AS_THE_MODEL),
         ]
-        if self.codec.indexer:
+        if self.codec.indexer and "search" in self._keys.capabilities:
             retired = {**known, **self._under_other_keys()}
             unsearchable = {**known, "$or": [{"idx.kid": {"$ne": self._keys.search_key}}, *self._lacking()]}
             stale = {**known, "$nor": [self._under_other_keys(), *unsearchable["$or"]], **self._stale()}
