@@ -224,7 +224,8 @@ class Repository(_Repository[Model]):
     def verify(self, filter: Filter = None, *, on_invalid: OnInvalid = "raise", session: ClientSession | None = None) -> int:
         """Open every document that matches, and compute again what stands in the clear: index values and projections.
 
-        With a restricted ring nothing is opened, and what is right is the tag (`KeyRing.restrict`). How many are right. ``on_invalid``: as for `find`. Raise what `load` raises, and `IntegrityError`, which names the field.
+        How many are right. With a restricted ring (`KeyRing.restrict`) nothing is opened, and those are right whose tags are.
+        ``on_invalid``: as for `find`. Raise what `load` raises, and `IntegrityError`, which names the field.
         """
         return drive(self._flows.verify(filter, on_invalid=on_invalid, session=session))
 
