@@ -658,6 +658,16 @@ def test_whoever_can_verify_can_forge() -> None:
     assert (opened.tenant, opened.notes) == ("forged", "pay 900")
 
 
+def test_whoever_can_verify_can_get_others_to_read_for_him() -> None:
+    """The payload of one document in another, under a right tag: it opens as that other one's."""
+    ring, whole = RINGS["verify"], codec(RING)
+    hers, his = whole.seal(customer(1, notes="her secret")), whole.seal(customer(2))
+    edited = envelope.encode_document(his | {"data": hers["data"], "iv": hers["iv"]})
+    forged = envelope.tagged(edited[4:-44], ring.authenticator("k1", HERE))
+    opened = whole.open(forged)
+    assert (opened.id, opened.notes) == (2, "her secret")
+
+
 def test_whoever_can_search_can_try_out() -> None:
     """What docs/capabilities.md warns of: of a dictionary he learns which value a document has."""
     stored = codec(RING).seal(customer(1, email="ada@example.com"))["idx"]["email"]
