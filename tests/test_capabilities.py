@@ -7,6 +7,7 @@ import gc
 import inspect
 import pickle
 from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any
 
@@ -197,6 +198,8 @@ def test_every_public_method_has_a_case() -> None:
         if not name.startswith("_") and (inspect.isfunction(member) or isinstance(member, property))
     }
     assert public == {case.partition(" ")[0] for case in CASES}
+    table = (Path(__file__).parent.parent / "docs" / "capabilities.md").read_text().partition("## What takes what")[2]
+    assert [name for name in sorted(public - {"codec"}) if f"`{name}" not in table] == []
 
 
 @pytest.mark.parametrize("name", RINGS)
