@@ -39,6 +39,8 @@ from mongo_envelope import (
     envelope,
 )
 from mongo_envelope.datakey import SearchingKey, VerifyingKey
+from mongo_envelope.keystore import FileKeyStore
+from mongo_envelope.kms.local import LocalKMS
 from mongo_envelope.primitives import StreamCipher, derive
 
 Db = Database[dict[str, Any]]
@@ -566,6 +568,15 @@ def test_a_restricted_ring_that_does_not_fit_is_refused(ring: dict[str, Any], sa
     """Whole keys among restricted ones, more or less than the capabilities take, contexts that differ."""
     with pytest.raises(ConfigurationError, match=says):
         KeyRing(**ring)
+
+
+def test_a_key_store_gives_whole_rings_and_takes_no_others(tmp_path: Path) -> None:
+    """Its ring can be restricted; a restricted one has no keys that it could adopt."""
+    store = FileKeyStore(tmp_path / "keys.store", kms=LocalKMS.from_file(tmp_path / "kek.json", create=True), create=True)
+    restricted = store.ring().restrict("metadata", "search", contexts=[HERE])
+    codec(restricted).verify_tag(codec(store.ring()).seal(customer(1)))
+    with pytest.raises(MissingCapabilityError, match="adopt takes the capability 'seal'"):
+        store.adopt(restricted)
 
 
 # --- what it holds ------------------------------------------------------------------------------------------------------
