@@ -203,7 +203,7 @@ class Indexer(NeverLeaves):
         self._context = context
         self._searched = keys.search_key or ""
         self._tags: dict[tuple[str, str], Callable[[bytes], bytes]] = {}
-        if self._definitions and keys.search_key is None:
+        if self._definitions and keys.search_key is None and keys.contexts is None:  # a restricted ring says later what is missing
             raise ConfigurationError(
                 "the model has blind indexes, and this ring no index key: keys.with_index_key(IndexKey.generate()) makes a ring "
                 "that has one; to_file(…) writes it"
@@ -211,6 +211,10 @@ class Indexer(NeverLeaves):
 
     def __bool__(self) -> bool:
         return bool(self._definitions)
+
+    def check_searching(self) -> None:
+        """Raise `MissingCapabilityError` if the ring is restricted, and cannot make the values that searches ask for."""
+        self._keys.need("search", what="a filter on a blind index")
 
     def of_nothing(self, _: object) -> dict[str, Any]:
         """An ``idx`` without values, as no document is stored; no normaliser is asked for it."""

@@ -225,6 +225,7 @@ class Bulk(Writing[Model]):
 
     def run(self, name: str, *, ordered: bool, batch_size: int | None, session: Any) -> Run:
         """A new run. Raise `QueryError` for a size that is none."""
+        self.need("seal", what=name)
         if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
             raise QueryError(f"{name}: batch_size is how many documents go into one command: an int, 1 or more")
         usual = _DOCUMENTS_ASYNC if isinstance(self.collection, AsyncCollection) else _DOCUMENTS

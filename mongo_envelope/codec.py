@@ -105,7 +105,8 @@ class DocumentCodec(Generic[Model]):
         ``validate_on_save``: also run the model's validators before sealing. ``verify_on_load``: do with every document what
         `verify` does. ``padding``: "padme" hides the exact length of what is encrypted (spec 2.4); documents open in any case.
 
-        Raise `SchemaError` for a model that cannot be kept, `ConfigurationError` for anything else that does not fit.
+        Raise `SchemaError` for a model that cannot be kept, `MissingCapabilityError` for a ring that is restricted to another
+        context, `ConfigurationError` for anything else that does not fit.
         """
         if not isinstance(keys, KeyRing):
             raise ConfigurationError(
@@ -120,8 +121,9 @@ class DocumentCodec(Generic[Model]):
         self._use(keys)
 
     def _use(self, keys: KeyRing) -> None:
+        keys.need_context(self.context)
         self._keys = keys
-        self._for_rotation = keys.for_rotation()
+        self._opening_all: KeyRing | None = None  # the same ring, with compromised keys
         self.indexer = Indexer(self.schema.blind, keys, self.context)
         self._fast = FastReader(self.schema, keys, self.context)
         #: As `open_bson`, if the short way will do and ``idx`` has the element ``expected``; otherwise None.
@@ -161,7 +163,9 @@ class DocumentCodec(Generic[Model]):
         The model is not asked: so it is done with documents, too, that do not fit it any more. It opens what is under a compromised
         key, and the one that seals takes its place.
         """
-        document, payload = self._checked(functools.partial(_opened_with, self._for_rotation), raw)
+        if self._opening_all is None:
+            self._opening_all = self._keys.for_rotation()
+        document, payload = self._checked(functools.partial(_opened_with, self._opening_all), raw)
         metadata = {name: value for name, value in document.items() if name in ("_id", "idx") or name not in envelope.RESERVED}
         return document["_id"], envelope.seal(metadata, payload, keys=self._keys, context=self.context)
 
@@ -188,6 +192,7 @@ class DocumentCodec(Generic[Model]):
         return sealed
 
     def _sealed_plainly(self, model: Model) -> tuple[Any, bytes]:
+        self._keys.need("seal", what="sealing")
         metadata, payload = self.schema.split(model)
         if self._validate_on_save:
             self.schema.validate(metadata, payload)
@@ -251,6 +256,15 @@ class DocumentCodec(Generic[Model]):
     def open_raw(self, document: Document) -> dict[str, Any]:
         """Verify and decrypt, but do not validate: plain values by field name. The way out of a `PayloadError`."""
         return self.open_raw_bson(_as_bson(document))[2]
+
+    def verify_tag(self, document: Document) -> None:
+        """Check that a document is genuine, and decrypt nothing: a ring with the capability "verify" will do. Raise as `open`."""
+        self._checked(envelope.verify, _as_bson(document))
+
+    def metadata(self, document: Document) -> Metadata:
+        """What stands in the clear of a document, verified; nothing is decrypted: "metadata" will do. Raise as `open`."""
+        self._keys.need("metadata", what="reading metadata")
+        return Metadata(self.schema.model.__name__, self.metadata_bson(_as_bson(document))[1])
 
     def metadata_bson(self, raw: bytes) -> tuple[Any, dict[str, Any]]:
         """The verified ``_id``, and what stands in the clear by field name and in the fields' types. Nothing is decrypted."""
@@ -330,6 +344,7 @@ class DocumentCodec(Generic[Model]):
             raise
 
     def _opened(self, raw: bytes) -> envelope.Opened:
+        self._keys.need("open", what="opening a document")
         return self._checked(envelope.open, raw)
 
     def _checked(self, opening: Callable[..., T], raw: bytes) -> T:

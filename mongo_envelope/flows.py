@@ -35,6 +35,7 @@ from .errors import (
     IntegrityError,
     KeyUnavailableError,
     MalformedEnvelopeError,
+    MissingCapabilityError,
     QueryError,
     RepositoryError,
 )
@@ -183,6 +184,19 @@ class Flows(Generic[Model]):
         other._use(self.collection.with_options(**options))
         return other
 
+    @property
+    def opens(self) -> bool:
+        """Whether the ring opens documents: a restricted one does not."""
+        return "open" in self._keys.capabilities
+
+    def need(self, *any_of: str, what: str) -> None:
+        """Raise `MissingCapabilityError`, before anything is sent, if the ring is restricted and has none of these capabilities."""
+        try:
+            self._keys.need(*any_of, what=what)
+        except MissingCapabilityError as error:
+            error.about(collection=self.name)
+            raise
+
     def _revision(self, tag: bytes, raw: bytes) -> Revision:
         """The revision of a document that we have sealed or verified."""
         return Revision(tag, self._shard(raw))
@@ -250,6 +264,8 @@ class Flows(Generic[Model]):
 
     def asked(self, identity: Any) -> Any:
         """An ``_id`` as it is stored, from the model's id."""
+        if not self.opens:
+            self.need("open", what="load")
         return identity_value(self.schema, identity)
 
     def find_by_id(self, asked: Any, session: Any) -> Any:
@@ -261,6 +277,7 @@ class Flows(Generic[Model]):
         return self._opened_as(self._found(document, identity), asked)[1]
 
     async def _load(self, collection: Any, identity: Any, session: Any) -> tuple[Any, Model]:
+        self.need("open", what="load")
         if self.hooks.before_load:
             await self.before_load(identity)
         asked, document = await self._find_by_id(collection, identity, session)
@@ -358,6 +375,7 @@ class Flows(Generic[Model]):
 
     async def setup(self, *, indexes: Sequence[Any], guard: bool, dry_run: bool, session: Any) -> list[str]:
         """Check collection and server, and make what is missing."""
+        self.need("verify" if dry_run else "seal", what="setup(dry_run=True)" if dry_run else "setup, which writes a probe,")
         await self.keys_at_hand()
         return await set_up(
             self._primary,

@@ -6,26 +6,42 @@ working keys; nobody else sees material.
 An index key is a key of its own because it is replaced at another time. Of those in a ring one is *searched* by, and values are
 *written* under one or more; docs/querying.md says how one takes the place of another.
 
+A restricted ring (`KeyRing.restrict`) holds what was derived from these keys for some contexts, and not the keys: it verifies, or
+makes the values that searches ask for, and cannot do more. docs/capabilities.md says what its holder can do with it.
+
 Python cannot erase memory. What can be done is done: a repr shows no material, and a ring refuses pickle and copy, so
 that a key does not wander into a cache, a queue or a crash report.
 """
 
 from __future__ import annotations
 
-import base64
-import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from datetime import datetime
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, get_args
 
-from . import primitives
-from .datakey import DataKey, IndexKey, WorkingKeys, _Key, is_kid
-from .errors import ConfigurationError, KeyUnavailableError, UnknownKeyError, shortened
+from . import keyfile, primitives
+from .datakey import (
+    DataKey,
+    IndexKey,
+    SearchingKey,
+    VerifyingKey,
+    WorkingKeys,
+    _Key,
+    _RestrictedKey,
+    check_context,
+    is_kid,
+)
+from .errors import ConfigurationError, KeyUnavailableError, MissingCapabilityError, UnknownKeyError, shortened
 from .private_file import create_private, read_private
 
-__all__ = ["KeyRing"]
+__all__ = ["Capability", "KeyRing"]
+
+#: What a ring can be restricted to.
+Capability = Literal["verify", "metadata", "search"]
+_RESTRICTED: Final[frozenset[str]] = frozenset(get_args(Capability))
+#: What a whole ring can do.
+_WHOLE: Final = _RESTRICTED | {"open", "seal"}
 
 
 class KeyRing(primitives.NeverLeaves):
@@ -37,7 +53,9 @@ class KeyRing(primitives.NeverLeaves):
 
     __slots__ = (
         "_authenticators",
+        "_capabilities",
         "_compromised",
+        "_contexts",
         "_destroyed",
         "_index_keys",
         "_keys",
@@ -51,32 +69,38 @@ class KeyRing(primitives.NeverLeaves):
 
     def __init__(
         self,
-        keys: Iterable[DataKey],
+        keys: Iterable[DataKey | VerifyingKey],
         *,
         primary: str | None = None,
-        index_keys: Iterable[IndexKey] = (),
+        index_keys: Iterable[IndexKey | SearchingKey] = (),
         search_by: str | None = None,
         written: Iterable[str] | None = None,
         compromised: Iterable[str] = (),
         destroyed: Iterable[str] = (),
         too_old: str | None = None,
+        capabilities: Iterable[str] | None = None,
     ) -> None:
         """Hold ``keys``; ``primary`` is the id of the one that seals (default: the first).
 
         ``index_keys``: those of blind indexes. ``search_by``: the id of the one that searches go by (default: the first);
         ``written``: the ids of those under which values are written (default: all). What a key store knows beside:
         ``compromised``: the ids of keys that open inside `Repository.rotate` alone; ``destroyed``: of those that are no more;
-        ``too_old``: why the primary key does not seal any longer.
+        ``too_old``: why the primary key does not seal any longer. ``capabilities``: of a restricted ring, whose keys are
+        restricted, too, and of which none seals; `restrict` makes one.
 
         Raise `ConfigurationError` for no data key, an id twice, or a role of a key that is not among them.
         """
-        self._keys = _by_id(keys, DataKey)
-        self._index_keys = _by_id(index_keys, IndexKey)
-        if not self._keys:
+        self._capabilities = _WHOLE if capabilities is None else _checked(capabilities)
+        kinds: tuple[Any, Any] = (DataKey, IndexKey) if capabilities is None else (VerifyingKey, SearchingKey)
+        # A restricted key has the methods of a whole one, of which some only say what is missing.
+        self._keys: dict[str, DataKey | VerifyingKey] = _by_id(keys, kinds[0])
+        self._index_keys: dict[str, IndexKey | SearchingKey] = _by_id(index_keys, kinds[1])
+        if not self._keys and "verify" in self._capabilities:
             raise ConfigurationError("a KeyRing needs at least one key: KeyRing.generate() makes one")
+        self._contexts = None if capabilities is None else self._restricted_contexts()
         if twice := self._keys.keys() & self._index_keys.keys():
             raise ConfigurationError(f"the key id {min(twice)!r} occurs twice: an id names one key, for ever")
-        self._primary = _chosen(primary, self._keys, "primary key")
+        self._primary = _chosen(primary, self._keys, "primary key") if capabilities is None else ""
         self._search_by = None
         if self._index_keys or search_by is not None:
             self._search_by = _chosen(search_by, self._index_keys, "index key to search by")
@@ -115,7 +139,7 @@ class KeyRing(primitives.NeverLeaves):
             made.append(True)
             return cls.generate()._as_json()
 
-        parsed = _parsed(read_private(path, "key file", make=make if create else None, missing=missing))
+        parsed = keyfile.parsed(read_private(path, "key file", make=make if create else None, missing=missing), cls)
         ring = _ring_or_error(parsed, f"the key file {str(path)!r}")
         ring._made = bool(made)
         return ring
@@ -130,19 +154,81 @@ class KeyRing(primitives.NeverLeaves):
             raise ConfigurationError("from_env takes the name of an environment variable, and was given its content, it seems")
         if name not in os.environ:
             raise ConfigurationError(f"the environment variable {name} is not set: it holds what a key file holds")
-        return _ring_or_error(_parsed(os.environ[name].encode(errors="surrogateescape")), f"the environment variable {name}")
+        return _ring_or_error(
+            keyfile.parsed(os.environ[name].encode(errors="surrogateescape"), cls), f"the environment variable {name}"
+        )
 
     def to_file(self, path: str | os.PathLike[str]) -> None:
-        """Write the ring, material included, as a new key file of mode 0600. Raise `ConfigurationError` if it exists."""
+        """Write the ring, material included, as a new key file of mode 0600. Raise `ConfigurationError` if it exists.
+
+        Of a restricted ring the file holds what the ring holds, and `from_file` gives a restricted ring back.
+        """
         if not create_private(Path(path), self._as_json(), "key file"):
             raise ConfigurationError(f"{str(path)!r} exists already: a key file is never overwritten")
 
+    def restrict(self, *capabilities: Capability, contexts: Sequence[str]) -> KeyRing:
+        """Another ring, which can do less, and only in these contexts (of a repository: by default the collection's name).
+
+        "verify": check that documents are genuine. "metadata": that, and read what stands in the clear. "search": make the values
+        that searches on blind indexes ask for. It holds the keys for that, and nothing that others could be derived from; whoever
+        can verify can also forge, though: docs/capabilities.md says what the holder of each can do. Of a restricted ring it makes
+        one that can do still less.
+
+        Raise `ConfigurationError` for other capabilities, or what is no context; `MissingCapabilityError` for what this ring lacks.
+        """
+        if isinstance(contexts, str):
+            raise ConfigurationError(f"contexts= takes several contexts: contexts=[{shortened(contexts)}]")
+        if not isinstance(contexts, Iterable) or not (names := [*dict.fromkeys(map(check_context, contexts))]):
+            raise ConfigurationError('contexts= takes one context or more, in a list: contexts=["customers"]')
+        wanted = _checked(capabilities)
+        for capability in sorted(wanted):
+            self.need(capability, what=f"a ring with {capability}")
+        keys = [key for kid, key in self._keys.items() if kid not in self._compromised | self._destroyed]
+        searches = "search" in wanted
+        if searches and not self._index_keys:
+            raise ConfigurationError("this ring has no index key, so that there is nothing to search with")
+        return KeyRing(
+            [key.restricted(names) for key in keys] if "verify" in wanted else (),
+            index_keys=[key.restricted(names) for key in self._index_keys.values()] if searches else (),
+            search_by=self._search_by if searches else None,
+            written=self._written if searches else None,
+            compromised=self._compromised,
+            destroyed=self._destroyed,
+            capabilities=wanted,
+        )
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """What it can do, of "open", "seal", "verify", "metadata" (which "verify" is part of) and "search"."""
+        return self._capabilities
+
+    @property
+    def contexts(self) -> tuple[str, ...] | None:
+        """Those that a restricted ring is for; None of a whole ring, which is for all."""
+        return self._contexts
+
+    def need(self, *any_of: str, what: str) -> None:
+        """Raise `MissingCapabilityError` unless the ring has one of these capabilities. ``what``: that takes it, in words."""
+        if self._capabilities.isdisjoint(any_of):
+            raise MissingCapabilityError(
+                f"{what} takes the capability {' or '.join(map(repr, any_of))}, and this ring is restricted to "
+                f"{', '.join(map(repr, sorted(self._capabilities)))}"
+            )
+
+    def need_context(self, context: str) -> None:
+        """Raise `MissingCapabilityError` if the ring is restricted to others."""
+        if self._contexts is not None:
+            key = next(iter([*self._keys.values(), *self._index_keys.values()]))
+            key.restricted([context])
+
     def with_key(self, key: DataKey, *, primary: bool = True) -> KeyRing:
         """Another ring that holds this key too and, unless told otherwise, seals with it."""
+        self._check_whole()
         return self._but(keys=[*self._keys.values(), key], primary=getattr(key, "kid", None) if primary else self._primary)
 
     def with_primary(self, kid: str) -> KeyRing:
         """Another ring of the same keys that seals with this one. Raise `ConfigurationError` if it is not in the ring."""
+        self._check_whole()
         return self._but(primary=kid)
 
     def without_key(self, kid: str | DataKey) -> KeyRing:
@@ -150,6 +236,7 @@ class KeyRing(primitives.NeverLeaves):
 
         Raise `ConfigurationError` for the primary one.
         """
+        self._check_whole()
         kid = _chosen(kid, self._keys, "data key")
         if kid == self._primary:
             raise ConfigurationError(f"{kid} is the primary key, which seals: with_primary(…) of another one comes first")
@@ -158,6 +245,7 @@ class KeyRing(primitives.NeverLeaves):
 
     def with_index_key(self, key: IndexKey) -> KeyRing:
         """Another ring that writes index values under this key too. The first index key is also the one that searches go by."""
+        self._check_whole()
         if not isinstance(key, IndexKey):
             raise ConfigurationError("with_index_key takes an IndexKey: IndexKey.generate()")
         written = (*self._written, key.kid)
@@ -172,6 +260,7 @@ class KeyRing(primitives.NeverLeaves):
 
     def writing_only(self, kid: str | IndexKey) -> KeyRing:
         """Another ring that writes index values under this key alone. It must be the one that searches go by, in every process."""
+        self._check_whole()
         return self._but(written=(_chosen(kid, self._index_keys, "index key to write values under"),))
 
     def without_index_key(self, kid: str | IndexKey) -> KeyRing:
@@ -197,7 +286,23 @@ class KeyRing(primitives.NeverLeaves):
             "destroyed": self._destroyed,
             "too_old": self._too_old,
         }
+        if self._contexts is not None:
+            same |= {"primary": None, "capabilities": self._capabilities}
         return KeyRing(**(same | changes))
+
+    def _restricted_contexts(self) -> tuple[str, ...]:
+        """Those of the keys, which are what the capabilities say."""
+        keys: list[Any] = [*self._keys.values(), *self._index_keys.values()]
+        if (bool(self._keys), bool(self._index_keys)) != ("verify" in self._capabilities, "search" in self._capabilities):
+            raise ConfigurationError("a restricted ring holds the keys that its capabilities take, and no others")
+        contexts: tuple[str, ...] = keys[0].contexts
+        if any(key.contexts != contexts for key in keys):
+            raise ConfigurationError("the keys of a restricted ring are for the same contexts, in the same order")
+        return contexts
+
+    def _check_whole(self) -> None:
+        if self._contexts is not None:
+            raise ConfigurationError("a restricted ring takes no keys and writes nothing: change the whole ring, and restrict that")
 
     @property
     def made(self) -> bool:
@@ -211,7 +316,8 @@ class KeyRing(primitives.NeverLeaves):
 
     @property
     def primary(self) -> str:
-        """The id of the key that seals."""
+        """The id of the key that seals. Raise `MissingCapabilityError` if the ring is restricted: none does."""
+        self.need("seal", what="sealing")
         return self._primary
 
     @property
@@ -229,8 +335,9 @@ class KeyRing(primitives.NeverLeaves):
         """The ids of the index keys under which values are written, in bytewise order, as they stand in ``idx.kid``."""
         return tuple(sorted(self._written))
 
-    def index_key(self, kid: str) -> IndexKey:
+    def index_key(self, kid: str) -> IndexKey | SearchingKey:
         """One index key. Raise `UnknownKeyError` if the ring does not hold it."""
+        self.need("search", what="the value of a blind index")
         if kid not in self._index_keys:
             raise UnknownKeyError(
                 "index values under a key that is not in this ring; idx.kid says which. Load the key file that was in use then"
@@ -239,10 +346,12 @@ class KeyRing(primitives.NeverLeaves):
 
     def for_rotation(self) -> KeyRing:
         """Another ring in which compromised keys open, too: for those who seal anew what they open, and give it to nobody."""
+        self.need("seal", what="rotation")
         return self._but(compromised=())
 
     def sealing_keys(self, context: str) -> WorkingKeys:
         """The working keys of the primary key in one context. Raise `KeyUnavailableError` if it is too old to seal."""
+        self.need("seal", what="sealing")
         if self._too_old is not None:
             raise KeyUnavailableError(self._too_old)
         return self.working_keys(self._primary, context)
@@ -252,6 +361,7 @@ class KeyRing(primitives.NeverLeaves):
         cached = self._working.get((kid, context))
         if cached is not None:
             return cached
+        self.need("open", what="opening a document")
         return self._working.setdefault((kid, context), self._data_key(kid).working_keys(context))
 
     def authenticator(self, kid: str, context: str) -> primitives.Authenticator:
@@ -262,9 +372,10 @@ class KeyRing(primitives.NeverLeaves):
         cached = self._authenticators.get((kid, context))
         if cached is not None:
             return cached
+        self.need("verify", what="verifying a document")
         return self._authenticators.setdefault((kid, context), self._data_key(kid).authenticator(context))
 
-    def _data_key(self, kid: str) -> DataKey:
+    def _data_key(self, kid: str) -> DataKey | VerifyingKey:
         if kid in self._compromised:
             raise UnknownKeyError(
                 f"sealed under {kid}, which is marked as compromised: whoever has it can forge documents. Only rotate() opens them"
@@ -291,27 +402,34 @@ class KeyRing(primitives.NeverLeaves):
 
     def __repr__(self) -> str:
         index = f"; index keys {', '.join(self._index_keys)}; searching by {self._search_by}" if self._index_keys else ""
-        return f"KeyRing({', '.join(self._keys)}; primary {self._primary}{index})"
+        role = f"primary {self._primary}" if self._contexts is None else f"restricted to {', '.join(sorted(self._capabilities))}"
+        return f"KeyRing({', '.join(self._keys)}; {role}{index})"
 
     def _as_json(self) -> bytes:
-        content = {"version": 1, "primary": self._primary, "keys": list(map(_entry, self._keys.values()))}
-        if self._index_keys:
-            content |= {
-                "version": 2,
-                "index_keys": list(map(_entry, self._index_keys.values())),
-                "search_by": self._search_by,
-                "written": self._written,
-            }
-        return json.dumps(content, indent=1).encode() + b"\n"
+        content: dict[str, Any] = {"version": 1, "primary": self._primary, "keys": [*self._keys.values()]}
+        index = {"index_keys": [*self._index_keys.values()], "search_by": self._search_by, "written": self._written}
+        if self._contexts is not None:
+            del content["primary"]
+            content |= {"version": 3, "capabilities": sorted(self._capabilities), "contexts": self._contexts} | index
+        elif self._index_keys:
+            content |= {"version": 2} | index
+        return keyfile.written_out(content)
 
 
-Key = TypeVar("Key", bound=_Key)
+def _checked(capabilities: Iterable[str]) -> frozenset[str]:
+    """Those of a restricted ring, with what they bring along. Raise `ConfigurationError`."""
+    wanted = [*capabilities]
+    if not wanted or not all(isinstance(each, str) and each in _RESTRICTED for each in wanted):
+        raise ConfigurationError('a ring is restricted to one or more of "verify", "metadata" and "search"')
+    return frozenset(wanted) | ({"verify"} if "metadata" in wanted else set())
 
 
-def _by_id(keys: Iterable[Key], kind: type[Key]) -> dict[str, Key]:
-    found: dict[str, Key] = {}
+def _by_id(keys: Iterable[Any], kind: Any) -> dict[str, Any]:
+    found: dict[str, Any] = {}
     for key in keys:
         if not isinstance(key, kind):
+            if issubclass(kind, _RestrictedKey):
+                raise ConfigurationError("a restricted ring holds restricted keys: keys.restrict(…) of a whole one makes it")
             name = kind.__name__
             raise ConfigurationError(f"a KeyRing holds {name} objects here: {name}.generate(), or {name}(kid, 32 bytes)")
         if key.kid in found:
@@ -329,63 +447,6 @@ def _chosen(kid: str | _Key | None, keys: Mapping[str, Any], what: str) -> str:
         which = "(not even a key id)" if not is_kid(kid) else shortened(kid) if len(str(kid)) < 40 else "(a long one, not shown)"
         raise ConfigurationError(f"the {what} {which} is not in the ring")
     return chosen
-
-
-def _entry(key: _Key) -> dict[str, Any]:
-    return {
-        "kid": key.kid,
-        "material": base64.b64encode(key._material).decode(),
-        "check": key.check.hex(),
-        "created": key.created and key.created.isoformat(),
-    }
-
-
-def _parsed(content: bytes) -> KeyRing | str:
-    """The ring in a key file, or what is wrong with it.
-
-    Nothing is raised from here: a traceback would keep this frame, and with it the material, for whoever collects local variables;
-    and the parsers' messages quote what they read.
-    """
-    try:
-        ring = json.loads(content)
-        version = ring["version"]
-        if type(version) is not int:
-            return _DAMAGED
-        if version not in _FIELDS:
-            return f"has version {version}, and this package reads versions {' and '.join(map(str, _FIELDS))}"
-        if ring.keys() != _FIELDS[version] or type(ring["primary"]) is not str:
-            return _DAMAGED
-        keys = [_key(DataKey, entry) for entry in ring["keys"]]
-        if version == 1:
-            return KeyRing(keys, primary=ring["primary"])
-        index_keys = [_key(IndexKey, entry) for entry in ring["index_keys"]]
-        roles = [ring["search_by"], *ring["written"]]
-        if not index_keys or not all(type(each) is str for each in roles):
-            return _DAMAGED
-        return KeyRing(keys, primary=ring["primary"], index_keys=index_keys, search_by=roles[0], written=roles[1:])
-    except ConfigurationError as error:
-        return f"does not fit: {error}"
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return _DAMAGED
-
-
-_DAMAGED: Final = "is not a key file, or is damaged. Restore it from its backup; do not make a new one over it"
-
-
-#: version of a key file → the names in it. A ring without index keys is written as version 1, which earlier releases read.
-_FIELDS: Final = {
-    1: {"version", "primary", "keys"},
-    2: {"version", "primary", "keys", "index_keys", "search_by", "written"},
-}
-
-
-def _key(kind: type[Key], entry: dict[str, Any]) -> Key:
-    """One key of a file. An entry that says more than this version knows may say that the key must not be used: `ValueError`."""
-    if entry.keys() != {"kid", "material", "check", "created"}:
-        raise ValueError
-    created = entry["created"] and datetime.fromisoformat(entry["created"])
-    material = base64.b64decode(entry["material"], validate=True)
-    return kind(entry["kid"], material, created=created, check=bytes.fromhex(entry["check"]))
 
 
 def _ring_or_error(ring: KeyRing | str, what: str) -> KeyRing:

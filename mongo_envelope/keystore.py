@@ -299,7 +299,8 @@ class KeyStore(Unlocked):
         """
         if not isinstance(ring, KeyRing):
             raise ConfigurationError('adopt takes a KeyRing: KeyRing.from_file("keys.json")')
-        keys: list[DataKey | IndexKey] = [*ring._keys.values(), *ring._index_keys.values()]
+        ring.need("seal", what="adopt")  # of a restricted ring there are no keys to take over
+        keys = [key for key in (*ring._keys.values(), *ring._index_keys.values()) if isinstance(key, DataKey | IndexKey)]
         for key in keys:
             opens_only = isinstance(key, DataKey) and key.kid != ring.primary
             self._insert(KeyRecord.of(key, "decrypt-only" if opens_only else "active"), again=True)

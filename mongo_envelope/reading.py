@@ -28,7 +28,7 @@ from .revision import Content, remember
 from .schema import plain
 from .search import Blind, Compiled, Sift
 
-__all__ = ["WAIT", "Found", "Hint", "OnInvalid", "Reading", "check_on_invalid", "checked_count", "decoded"]
+__all__ = ["AFTER_DECRYPTION", "WAIT", "Found", "Hint", "OnInvalid", "Reading", "check_on_invalid", "checked_count", "decoded"]
 
 Model = TypeVar("Model", bound=BaseModel)
 #: An index: its name, or what it is on, like a sort.
@@ -84,6 +84,7 @@ class Reading(Flows[Model]):
 
     async def load_raw(self, identity: Any, *, session: Any) -> dict[str, Any]:
         """One document by its id, verified and decrypted, not validated."""
+        self.need("open", what="load_raw")
         asked, raw = await self._find_by_id(self.collection, identity, session)
         found, tag, values = await self._telling(self._raw_as, raw, asked)
         content = Content(values)
@@ -97,6 +98,7 @@ class Reading(Flows[Model]):
 
     def mend(self, content: Mapping[str, Any]) -> Model:
         """A model of content that was loaded raw, which remembers of which revision it is."""
+        self.need("open", what="mend")
         if not isinstance(content, Mapping) or isinstance(content, Metadata):
             raise QueryError(f"mend takes the content that load_raw gave, not a {type(content).__name__}")
         model = self.schema.revived(content)
@@ -106,6 +108,7 @@ class Reading(Flows[Model]):
 
     async def load_many(self, identities: Iterable[Any], *, session: Any) -> list[Model]:
         """Several documents by their ids, in the order of these."""
+        self.need("open", what="load_many")
         if isinstance(identities, str | bytes | Mapping) or not isinstance(identities, Iterable):
             raise QueryError("load_many takes several ids, in a list, say; load takes one")
         given = list(identities)
@@ -164,7 +167,7 @@ class Reading(Flows[Model]):
 
     def at_once(self, where: Filter, sort: SortKey | None, *options: Any) -> Compiled | None:
         """The question, if it is one of these: no option is given, and nobody listens."""
-        plainly = sort is None and not any(options) and not self.hooks.hear_reading and not self.keys_due
+        plainly = sort is None and not any(options) and not self.hooks.hear_reading and self.opens and not self.keys_due
         return Blind.at_once(self.schema, self.codec.indexer, where) if plainly else None
 
     def find_first(self, asked: Compiled, session: Any) -> Any:
@@ -219,6 +222,10 @@ class Reading(Flows[Model]):
         fields, collation = options.pop("fields", None), options["collation"]
         if fields not in (None, "metadata"):
             raise QueryError('fields="metadata" gives what stands in the clear; without it whole models come')
+        if fields:
+            self.need("metadata", what='find(…, fields="metadata")')
+        else:
+            self.need("open", what='find without fields="metadata"')
         compiled = self._compiled(where, collation)
         if fields and compiled.sift is not None:
             raise QueryError(
@@ -354,6 +361,7 @@ class Reading(Flows[Model]):
 
     async def count(self, where: Filter, *, max_time_ms: int | None, session: Any, **options: Any) -> int:
         """How many match: as the server says, or, where its answer has to be sifted, as they are."""
+        self.need("metadata", "search", what="count")
         await self.keys_at_hand()
         compiled = self._compiled(where, options.get("collation"))
         if compiled.sift is None:
@@ -369,12 +377,14 @@ class Reading(Flows[Model]):
         return self._decrypted(self.collection, compiled, session, options)
 
     def _decrypted(self, collection: Any, compiled: Compiled, session: Any, options: dict[str, Any]) -> Found:
+        self.need("open", what=AFTER_DECRYPTION)
         asked = Asked(compiled.server) if options.get("collation") is None else None
         cursor = batches(collection, compiled.server, session=session, **self._options(options))
         return Found(cursor, asked, "raise", compiled.sift)
 
     async def exists(self, where: Filter, *, session: Any, **options: Any) -> bool:
         """Whether anything matches: as the server says, or, where its answer has to be sifted, as it is."""
+        self.need("metadata", "search", what="exists")
         await self.keys_at_hand()
         compiled = self._compiled(where, options.get("collation"))
         if compiled.sift is not None:
@@ -384,6 +394,7 @@ class Reading(Flows[Model]):
 
     async def distinct(self, name: str, where: Filter, *, max_time_ms: int | None, session: Any, **options: Any) -> list[Any]:
         """The values of one field, each once: as the server says, or, where its answer has to be sifted, as they are."""
+        self.need("metadata", "search", what="distinct")
         await self.keys_at_hand()
         stored = stored_name(self.schema, name)
         compiled = self._compiled(where, options.get("collation"))
@@ -399,9 +410,12 @@ class Reading(Flows[Model]):
 
     async def aggregate(self, pipeline: Sequence[Mapping[str, Any]], *, session: Any, **options: Any) -> Found:
         """The driver's cursor over what comes out of a pipeline: sealed documents to be opened, or dicts of metadata."""
+        self.need("metadata", "search", what="aggregate")
         await self.keys_at_hand()
         collation, options = options["collation"], self._options(options)
         compiled = compile_pipeline(self.schema, pipeline, lambda where: self._matched(where, collation))
+        if compiled.whole:
+            self.need("open", what="a pipeline out of which models come")
         if self.hooks.before_load and compiled.whole:
             await self.before_load(pipeline)
         collection = self.collection if compiled.whole else self.collection.with_options(codec_options=envelope.CODEC_OPTIONS)
@@ -451,6 +465,10 @@ def checked_count(count: Any, *, least: int = 0) -> int:
     return count
 
 
+#: What takes the capability "open", though it gives no models.
+AFTER_DECRYPTION: Final = (
+    "a filter that is answered exactly only after decryption, because it asks a Bucket or an index of less than 128 bits,"
+)
 #: What MongoDB takes for ``skip`` and ``limit``.
 _MOST: Final = 2**31 - 1
 

@@ -184,7 +184,9 @@ class Repository(_Repository[Model]):
         more bytes. ``shard_key``: for a sharded collection, the fields of its shard key, which go into the filter of every write by
         id. ``hooks``: instances of `Hooks`, called before and after documents are saved, loaded and deleted.
 
-        Raise `SchemaError` for a model that cannot be kept, `ConfigurationError` for anything else that does not fit.
+        Raise `SchemaError` for a model that cannot be kept, `MissingCapabilityError` for a ring that is restricted to another
+        context, `ConfigurationError` for anything else that does not fit. With a restricted ring (`KeyRing.restrict`) every method
+        says at once if it takes more than the ring has; docs/capabilities.md has the table.
         """
         self._build(
             model,
@@ -232,7 +234,8 @@ class Repository(_Repository[Model]):
     def verify(self, filter: Filter = None, *, on_invalid: OnInvalid = "raise", session: ClientSession | None = None) -> int:
         """Open every document that matches, and compute again what stands in the clear: index values and projections.
 
-        How many are right. ``on_invalid``: as for `find`. Raise what `load` raises, and `IntegrityError`, which names the field.
+        How many are right. With a restricted ring (`KeyRing.restrict`) nothing is opened, and those are right whose tags are.
+        ``on_invalid``: as for `find`. Raise what `load` raises, and `IntegrityError`, which names the field.
         """
         return drive(self._flows.verify(filter, on_invalid=on_invalid, session=session))
 

@@ -262,6 +262,8 @@ class Blind:
                 f"{name[:64]}: a blind index is on the whole of {top}, and nothing beneath it can be searched. Index what is "
                 "looked for: BlindIndex(name=…, normalize=lambda value: …, normalize_id=…)"
             )
+        if found:
+            indexer.check_searching()
         return cls(schema, indexer, pins, name, found) if found else None
 
     @classmethod

@@ -26,7 +26,8 @@ from .errors import ConfigurationError, EnvelopeError, RepositoryError, UnknownK
 from .flows import END, Filter, as_document, batches, next_of, raw_of
 from .keys import KeyRing
 from .provision import BYTE_BY_BYTE, indexes_of, is_strict, options_of, unfit, wanted_indexes
-from .reading import OnInvalid, check_on_invalid, decoded
+from .reading import AFTER_DECRYPTION, OnInvalid, check_on_invalid, decoded
+from .search import Sift
 
 __all__ = ["Finding", "OnProgress", "Upkeep"]
 
@@ -74,6 +75,7 @@ class Upkeep(Bulk[Model]):
 
     async def rotate(self, *, on_progress: OnProgress | None, on_invalid: OnInvalid, session: Any) -> int:
         """Seal anew what is not under the primary data key; how many documents that were."""
+        self.need("seal", what="rotate")
         check_on_invalid(on_invalid)
         await self.keys_at_hand()
         run = _Run("resealed", on_progress, on_invalid)
@@ -81,6 +83,7 @@ class Upkeep(Bulk[Model]):
 
     async def retire_data_key(self, kid: str | DataKey, *, session: Any) -> KeyRing:
         """A ring without a data key; refused while a document is under it."""
+        self.need("seal", what="retire_data_key")
         await self.keys_at_hand()
         ring = self._keys.without_key(kid)
         kid = _id_of(kid)
@@ -95,6 +98,7 @@ class Upkeep(Bulk[Model]):
 
     async def reindex(self, *, every: bool, on_progress: OnProgress | None, on_invalid: OnInvalid, session: Any) -> int:
         """Seal anew what has other index values than today's; how many documents that were."""
+        self.need("seal", what="reindex")
         check_on_invalid(on_invalid)
         await self.keys_at_hand()
         if not self.codec.indexer and not every:
@@ -198,6 +202,7 @@ class Upkeep(Bulk[Model]):
 
     async def search_by(self, kid: str | IndexKey, *, session: Any) -> KeyRing:
         """A ring that searches by another index key; refused while a document has no values under it."""
+        self.need("search", what="search_by")
         await self.keys_at_hand()
         ring = self._keys.searching_by(kid)
         kid = _id_of(kid)
@@ -210,6 +215,7 @@ class Upkeep(Bulk[Model]):
 
     async def retire_index_key(self, kid: str | IndexKey, *, session: Any) -> KeyRing:
         """A ring without an index key; refused while a document has values under it."""
+        self.need("search", what="retire_index_key")
         await self.keys_at_hand()
         ring = self._keys.without_index_key(kid)
         kid = _id_of(kid)
@@ -223,21 +229,25 @@ class Upkeep(Bulk[Model]):
     # --- is all well? -------------------------------------------------------------------------------------------------
 
     async def verify(self, where: Filter, *, on_invalid: OnInvalid, session: Any) -> int:
-        """Open every document that matches and compute again what stands in the clear; how many documents are right."""
+        """Open every document that matches and compute again what stands in the clear; how many documents are right.
+
+        A restricted ring opens nothing: then they are right whose tags are, and that answer the filter.
+        """
         check_on_invalid(on_invalid)
+        self.need("verify", what="verify")
         await self.keys_at_hand()
         compiled = self._compiled(where, None)
+        if compiled.sift is not None:
+            self.need("open", what=AFTER_DECRYPTION)
         cursor = batches(self.collection, compiled.server, collation=BYTE_BY_BYTE, batch_size=_BATCH, session=session)
         asked, right = Asked(compiled.server), 0
         while documents := await self._naming_batch(cursor):
             for raw in documents:
                 try:
-                    identity, _, model = self._naming(self.codec.verify_bson, raw)
-                    self._check_answer(raw, asked, identity)
+                    right += self._is_meant(raw, asked, compiled.sift)
                 except (EnvelopeError, UnknownKeyError) as error:
                     invalid = error
                 else:
-                    right += compiled.sift is None or compiled.sift(decoded(raw), model.__dict__)
                     continue
                 await self.integrity_failure(invalid)
                 if on_invalid == "raise":
@@ -246,7 +256,18 @@ class Upkeep(Bulk[Model]):
                     await self._answer_of(on_invalid(invalid))
         return right
 
+    def _is_meant(self, raw: bytes, asked: Asked, sift: Sift | None) -> bool:
+        """Whether a document that is right is one of those that were meant. Raise what says that it is wrong."""
+        if not self.opens:
+            self._check_answer(raw, asked, self._naming(self.codec.metadata_bson, raw)[0])
+            return True
+        identity, _, model = self._naming(self.codec.verify_bson, raw)
+        self._check_answer(raw, asked, identity)
+        return sift is None or sift(decoded(raw), model.__dict__)
+
     async def doctor(self, *, indexes: Sequence[Any], session: Any) -> list[Finding]:
+        """What is wrong with the collection, as the server says. A ring without "search" does not look at index values."""
+        self.need("verify", what="doctor")
         """What is wrong with the collection, as the server says."""
         await self.keys_at_hand()
         options = await options_of(self._primary, session)
@@ -289,7 +310,7 @@ class Upkeep(Bulk[Model]):
             ("unknown key", {**sealed, "kid": {"$nin": list(self._keys)}}, "sealed under keys that are not in this ring"),
             ("not as the model is", {"hmac": {"$exists": True}, "v": 1, "$nor": [ours]}, _NOT_AS_THE_MODEL),
         ]
-        if self.codec.indexer:
+        if self.codec.indexer and "search" in self._keys.capabilities:
             retired = {**known, **self._under_other_keys()}
             unsearchable = {**known, "$or": [{"idx.kid": {"$ne": self._keys.search_key}}, *self._lacking()]}
             stale = {**known, "$nor": [self._under_other_keys(), *unsearchable["$or"]], **self._stale()}

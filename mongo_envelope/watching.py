@@ -94,6 +94,7 @@ async def begin(
     flows: Reading[Any], where: Filter, *, on_invalid: OnInvalid, before: BeforeChange | None, session: Any, **options: Any
 ) -> Watched:
     """Open the stream. What is written from now on is in it."""
+    flows.need("open", what="watch")
     check_on_invalid(on_invalid)
     if before not in (None, *get_args(BeforeChange)):
         raise QueryError('full_document_before_change is "whenAvailable" or "required"')

@@ -84,6 +84,7 @@ class Writing(Reading[Model]):
 
     async def save(self, model: Model, *, overwrite: bool, revision: str | None, session: Any) -> Model:
         """Insert a new instance, replace the document that a loaded one stands for."""
+        self.need("seal", what="save")
         if overwrite and revision is not None:
             raise QueryError("save: overwrite=True writes over any revision, revision= over one. Give one of the two")
         await self.keys_at_hand()
@@ -266,6 +267,7 @@ class Writing(Reading[Model]):
         self, identity: Any, changes: Mapping[str, Any] | Callable[[Model], Any], *, revision: str | None, session: Any
     ) -> Model | RevisionConflictError:
         """The same, but that the hooks are still to be told that it is saved."""
+        self.need("seal", what="update")
         stored, loaded = await self._load(self._primary, identity, session)
         expected = recall(loaded, self.place, stored)
         if revision is not None and expected[0].tag != _tag(revision):
@@ -318,6 +320,7 @@ class Writing(Reading[Model]):
 
     async def delete_untold(self, identity: Any, *, revision: str | None, session: Any) -> bool:
         """The same, but that the hooks are still to be told that it is deleted."""
+        self.need("seal", what="delete")
         asked = identity_value(self.schema, identity)
         expected = {} if revision is None else {"hmac": _tag(revision)}
         if self.hooks.before_delete:
@@ -335,6 +338,7 @@ class Writing(Reading[Model]):
 
     async def delete_many(self, where: Filter, *, collation: Any, session: Any) -> int:
         """Delete what matches."""
+        self.need("seal", what="delete_many")
         if where is None:
             raise QueryError("delete_many takes a filter. All documents match {}")
         await self.keys_at_hand()

@@ -23,7 +23,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mongo_envelope import DataKey, IndexKey, KeyRing
+from mongo_envelope import DataKey, IndexKey, KeyRing, keyfile
 from mongo_envelope import keys as keys_module
 from mongo_envelope.datakey import WorkingKeys, check_context, is_kid
 from mongo_envelope.errors import ConfigurationError, UnknownKeyError
@@ -84,7 +84,7 @@ def write(path: Path, text: str | bytes) -> Path:
 
 def ring_in(content: bytes) -> KeyRing:
     """The ring in the content of a key file, as `KeyRing.from_file` reads it."""
-    return keys_module._ring_or_error(keys_module._parsed(content), "the file")
+    return keys_module._ring_or_error(keyfile.parsed(content, KeyRing), "the file")
 
 
 def parts(working: WorkingKeys) -> tuple[bytes, bytes]:
@@ -350,7 +350,7 @@ def test_a_file_that_others_can_reach_is_refused(tmp_path: Path, mode: int) -> N
         (base64.b64encode(MATERIAL), "damaged"),
         (json.dumps(base64.b64encode(MATERIAL).decode()), "damaged"),
         ("[" * 100_000, "damaged"),
-        (json.dumps(FILE | {"version": 3}), "has version 3, and this package reads versions 1 and 2"),
+        (json.dumps(FILE | {"version": 4}), "has version 4, and this package reads versions 1, 2 and 3"),
         (json.dumps(FILE | {"version": 2}), "damaged"),
         (json.dumps(FILE | {"version": base64.b64encode(MATERIAL).decode()}), "damaged"),
         (json.dumps(FILE | {"version": None}), "damaged"),
@@ -853,7 +853,8 @@ _INDEX_KEYS: list[Any] = FILE_2["index_keys"]  # type: ignore[assignment]
     ("change", "says"),
     [
         ({"version": 1}, "damaged"),
-        ({"version": 3}, "has version 3, and this package reads versions 1 and 2"),
+        ({"version": 3}, "damaged"),
+        ({"version": 4}, "has version 4, and this package reads versions 1, 2 and 3"),
         ({"more": 1}, "damaged"),
         ({"index_keys": []}, "damaged"),
         ({"index_keys": {}}, "damaged"),

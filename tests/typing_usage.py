@@ -30,6 +30,7 @@ from mongo_envelope import (
     Hooks,
     IntegrityError,
     KeyRing,
+    Metadata,
     Queryable,
     Repository,
     RevisionConflictError,
@@ -83,6 +84,20 @@ def transactions_and_streams(customers: Repository[Customer], ada: Customer) -> 
             assert_type(change.resume_token, dict[str, Any])
         assert_type(stream.try_next(), Change[Customer] | None)
     customers.watch(resume_after=stream.resume_token).close()
+
+
+def restricted(client: MongoClient[dict[str, Any]], keys: KeyRing) -> None:
+    """Rings that can do less."""
+    ring = keys.restrict("verify", "search", contexts=["customers"])
+    assert_type(ring, KeyRing)
+    assert_type(ring.capabilities, frozenset[str])
+    assert_type(ring.contexts, tuple[str, ...] | None)
+    keys.restrict("open", contexts=["customers"])  # type: ignore[arg-type]  # no such capability
+    keys.restrict("metadata", contexts=("customers",)).to_file("reporting.json")
+    customers = Repository(Customer, client.crm.customers, keys=ring)
+    assert_type(customers.verify({"tenant": "acme"}), int)
+    assert_type(customers.codec.metadata(b""), Metadata)
+    customers.codec.verify_tag({})
 
 
 class Audit(Hooks[BaseModel]):
