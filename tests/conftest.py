@@ -52,7 +52,7 @@ class Either:
         found = getattr(self.inner, name)
         if not inspect.ismethod(found):
             return found
-        if name in ("revision", "mend"):  # not awaited in either driver, like those that follow
+        if name in ("revision", "mend", "needs_rotation"):  # not awaited in either driver, like those that follow
             return found
         if name in ("find", "sort", "skip", "limit", "with_options", "bulk"):
             return lambda *args, **options: Either(found(*args, **options))

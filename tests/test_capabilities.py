@@ -169,7 +169,7 @@ CASES: dict[str, tuple[list[tuple[str, ...]], Callable[[Either], Awaitable[Any]]
     "mend": ([OPENS], awaited(lambda r: r.mend(customer(1).model_dump()))),
     "needs_rotation": ([SEALS], awaited(lambda r: r.needs_rotation({"_id": 1, "kid": "d9"}))),
     "reindex": ([SEALS], lambda r: r.reindex()),
-    "retire_data_key": ([SEALS], lambda r: r.retire_data_key("d2")),
+    "retire_data_key": ([SEALS], lambda r: r.retire_data_key("k0")),
     "retire_index_key": ([SEARCHES], lambda r: r.retire_index_key("x2")),
     "rotate": ([SEALS], lambda r: r.rotate()),
     "revision": ([], awaited(lambda r: r.revision(INSTANCE))),
