@@ -157,7 +157,7 @@ def test_what_was_changed_is_refused(token: Token, mechanism: str, data: st.Data
     at = data.draw(st.integers(0, len(wrapped) - 1))
     flipped = wrapped[:at] + bytes([wrapped[at] ^ data.draw(st.integers(1, 255))]) + wrapped[at + 1 :]
     changed = data.draw(st.sampled_from([flipped, wrapped[:at], wrapped[at + 1 :], wrapped + b"\0"]) | st.binary(max_size=80))
-    with pytest.raises(KMSError, match="not wrapped by PKCS11KMS.*, or was changed since") as caught:
+    with pytest.raises(KMSError, match=r"not wrapped by PKCS11KMS.*, or was changed since") as caught:
         kms.unwrap(changed)
     assert not caught.value.temporary
     assert_silent(caught.value, SECRET)
@@ -165,14 +165,13 @@ def test_what_was_changed_is_refused(token: Token, mechanism: str, data: st.Data
 
 @pytest.mark.parametrize("mechanism", MECHANISMS)
 def test_another_key_unwraps_nothing(token: Token, mechanism: str) -> None:
-    """Neither another key of the token, nor the same way with what was wrapped in the other way."""
+    """Each wraps for itself, in one token."""
     wrapped = token.kms(mechanism=mechanism).wrap(SECRET)
     other = token.kms(mechanism=mechanism)
     other.wrap(SECRET)
-    for kms in (other, token.kms(other.identity["key"], mechanism=next(each for each in MECHANISMS if each != mechanism))):
-        with pytest.raises(KMSError, match="not wrapped by") as caught:
-            kms.unwrap(wrapped)
-        assert_silent(caught.value, SECRET)
+    with pytest.raises(KMSError, match="not wrapped by") as caught:
+        other.unwrap(wrapped)
+    assert_silent(caught.value, SECRET)
 
 
 # --- keys -----------------------------------------------------------------------------------------------------------
@@ -194,7 +193,7 @@ def test_a_key_is_made_only_when_told(token: Token) -> None:
             assert [key[each] for each in (at.ENCRYPT, at.DECRYPT, at.WRAP, at.UNWRAP)] == [able, able, not able, not able]
             assert not key[at.SIGN]
             with pytest.raises(pkcs11.AttributeSensitive):
-                key[at.VALUE]  # noqa: B018 - reading it is what is refused
+                key[at.VALUE]
 
 
 WORKER = """
@@ -220,29 +219,31 @@ def test_processes_that_start_at_once_end_with_one_key(token: Token) -> None:
             for worker in workers:
                 worker.stdin.write(f"raced {number}\n")  # type: ignore[union-attr]  # it is a pipe
                 worker.stdin.flush()  # type: ignore[union-attr]  # it is a pipe
-            for worker in workers:
-                wrapped = bytes.fromhex(worker.stdout.readline())  # type: ignore[union-attr]  # it is a pipe
+            answers = [worker.stdout.readline() for worker in workers]  # type: ignore[union-attr]  # it is a pipe
+            for wrapped in map(bytes.fromhex, answers):
                 assert token.kms(f"raced {number}", create=False).unwrap(wrapped) == b"one of several"
     finally:
         for worker in workers:
             worker.communicate()
 
 
-def test_who_sees_another_key_withdraws_his_own(token: Token, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If somebody else's key appears after ours was made, ours goes, and theirs is used."""
-    kms = token.kms("withdrawn")
-    make, made = kms._made, []
+def test_a_key_that_has_been_made_meanwhile_is_used(token: Token, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between looking and making another process has made it: it is found, and no second one is made."""
+    kms = token.kms("meanwhile")
+    forget, before = kms._forget, token.kms("meanwhile").wrap
 
-    def overtaken(session: Any) -> Any:
-        made.append(make(session).id)
-        made.append(make(session).id)
-        return next(key for key in session.get_objects({pkcs11.Attribute.ID: made[0]}))
+    def overtaken(self: PKCS11KMS) -> None:
+        monkeypatch.undo()
+        forget()
+        with token.session() as session:
+            session.generate_key(pkcs11.KeyType.AES, 256, label="meanwhile", id=b"another", store=True)
 
-    monkeypatch.setattr(PKCS11KMS, "_made", lambda self, session: overtaken(session))
+    monkeypatch.setattr(PKCS11KMS, "_forget", overtaken)
     wrapped = kms.wrap(SECRET)
     assert kms.unwrap(wrapped) == SECRET
+    assert kms.unwrap(before(SECRET)) == SECRET
     with token.session() as session:
-        assert session.get_key(label="withdrawn").id == made[1]
+        assert session.get_key(label="meanwhile").id == b"another"
 
 
 def test_two_keys_of_one_label_are_refused(token: Token) -> None:
@@ -274,14 +275,13 @@ def test_a_key_of_another_kind_is_refused(token: Token) -> None:
             token.kms(label).unwrap(SECRET)
 
 
-def test_a_key_that_may_not_do_it_is_told(token: Token) -> None:
-    """A key for the one way does not do the other; the token's error has its name."""
-    kms = token.kms()
-    kms.wrap(SECRET)
-    with pytest.raises(KMSError, match="PKCS11KMS.*: ") as caught:
-        token.kms(kms.identity["key"], mechanism="AES-KWP").wrap(SECRET)
-    assert not caught.value.temporary
-    assert_silent(caught.value)
+@pytest.mark.parametrize("mechanism", MECHANISMS)
+def test_a_key_that_may_not_do_it_is_told(token: Token, mechanism: str) -> None:
+    """A key whose attributes allow the one way is not used in the other."""
+    key = token.kms(mechanism=next(each for each in MECHANISMS if each != mechanism))
+    key.wrap(SECRET)
+    with pytest.raises(ConfigurationError, match=f"is not made for {mechanism}: its attributes do not allow it"):
+        token.kms(key.identity["key"], mechanism=mechanism).wrap(SECRET)
 
 
 # --- the library, the token and the PIN -----------------------------------------------------------------------------
@@ -306,7 +306,7 @@ def test_what_is_wrong_is_refused_at_once(options: dict[str, Any], says: str) ->
     options = {"library": __file__, "token": "shop", "key": "kek"} | options
     with pytest.raises(ConfigurationError, match=says) as caught:
         PKCS11KMS(options.pop("library"), **options)
-    assert_silent(caught.value)
+    assert PIN not in str(caught.value)
 
 
 def test_a_library_that_is_none_is_told(tmp_path: Path) -> None:
@@ -513,7 +513,7 @@ def test_a_call_that_waits_for_another_one_gives_up(token: Token, monkeypatch: p
     taken.acquire()
     monkeypatch.setitem(module._logins, str(token.library), taken)
     object.__setattr__(kms, "_timeout", 0.1)
-    with pytest.raises(KMSError, match="did not answer within|another call") as caught:
+    with pytest.raises(KMSError, match="another call of this process has not ended") as caught:
         kms._in_turn(lambda session: b"", rw=False)
     assert caught.value.temporary
 
@@ -528,9 +528,8 @@ def test_threads_take_turns(token: Token) -> None:
     def work(number: int) -> None:
         secret = bytes([number]) * 32
         kms = pair[number % 2]
-        for _ in range(5):
-            if kms.unwrap(kms.wrap(secret)) != secret:
-                wrong.append(number)
+        if any(kms.unwrap(kms.wrap(secret)) != secret for _ in range(5)):
+            wrong.append(number)
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
     for thread in threads:

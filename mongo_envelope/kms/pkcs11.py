@@ -16,11 +16,10 @@ import hmac
 import math
 import os
 import queue
-import random
 import secrets
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -29,13 +28,17 @@ from mongo_envelope.errors import ConfigurationError, KMSError
 
 from .asking import extra
 
+try:
+    import fcntl
+except ImportError:  # on Windows
+    fcntl = None  # type: ignore[assignment]  # there is none
+
 __all__ = ["PKCS11KMS"]
 
 _ASSOCIATED: Final = b"mongo_envelope/kms/pkcs11/1"
 _NONCE_BYTES: Final = 12
 _LENGTH_BYTES: Final = 4
 _TRIAL: Final = bytes(32)
-_ATTEMPTS: Final = 8
 _VERSION: Final = {"AES-GCM": b"\x01", "AES-KWP": b"\x02"}
 
 #: What may be over when it is asked again. Names of python-pkcs11's errors, which are those of the CKR_ codes.
@@ -58,6 +61,15 @@ _PIN: Final = {
 _logins: Final[dict[str, threading.Lock]] = {}
 if hasattr(os, "register_at_fork"):  # not on Windows
     os.register_at_fork(after_in_child=_logins.clear)
+
+
+@contextlib.contextmanager
+def _alone(library: str) -> Iterator[None]:
+    """No other process of this machine makes a key by this library meanwhile. (Of two machines each may make one: that is told.)"""
+    with contextlib.ExitStack() as held:
+        if fcntl is not None and Path(library).is_file():
+            fcntl.flock(held.enter_context(Path(library).open("rb")), fcntl.LOCK_EX)
+        yield
 
 
 class PKCS11KMS(primitives.NeverLeaves):
@@ -85,10 +97,19 @@ class PKCS11KMS(primitives.NeverLeaves):
 
         ``pin``: the user's PIN, or what gives it; ``pin_env``: the environment variable that holds it; neither: no login.
         ``timeout``: seconds for a whole call, waiting for other calls of this process included. ``create``: if the token has no
-        such key, `wrap` makes one: sensitive, not extractable. Raise `ConfigurationError`.
+        such key, `wrap` makes one: sensitive, not extractable; before, it begins the library anew, which ends sessions of the
+        application's own. Raise `ConfigurationError`.
         """
         self._pkcs11: Final = extra("pkcs11", "pkcs11")
         self._library: Final = os.fspath(library)
+        self._token: Final = token
+        self._key: Final = key
+        self._pin: Final = pin
+        self._pin_env: Final = pin_env
+        self._mechanism: Final = mechanism
+        self._timeout: Final = timeout
+        self._create: Final = create
+        self._refused: str | None = None
         if os.sep in self._library and not Path(self._library).is_file():
             raise ConfigurationError(f"there is no PKCS#11 library {self._library!r}: the HSM's vendor says where it is")
         for name, label in (("token", token), ("key", key)):
@@ -104,14 +125,6 @@ class PKCS11KMS(primitives.NeverLeaves):
             raise ConfigurationError("pin= is a text, or a function without parameters that gives one")
         if pin_env is not None and pin_env not in os.environ:
             raise ConfigurationError("pin_env= names an environment variable that holds the PIN, and it is not set")
-        self._token: Final = token
-        self._key: Final = key
-        self._pin: Final = pin
-        self._pin_env: Final = pin_env
-        self._mechanism: Final = mechanism
-        self._timeout: Final = timeout
-        self._create: Final = create
-        self._refused: str | None = None
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -125,17 +138,22 @@ class PKCS11KMS(primitives.NeverLeaves):
 
     def wrap(self, secret: bytes) -> bytes:
         """The secret, encrypted in the token. Raise `KMSError`, or `ConfigurationError` if the token has no key that is fit."""
+        making = [self._create]
 
-        def work(session: Any) -> bytes:
-            return self._encrypted(session, self._found(session, create=self._create), secret)
+        def work(session: Any) -> bytes | None:
+            found = self._labelled(session)
+            if not found and making.pop():
+                making.append(False)
+                return None
+            return self._encrypted(session, self._fit(found), secret)
 
-        return self._asked(work, rw=self._create)
+        return self._asked(work, rw=False)
 
     def unwrap(self, wrapped: bytes) -> bytes:
         """The secret, decrypted in the token. Raise as `wrap` does, also for what was not wrapped by this key, or was changed."""
 
         def work(session: Any) -> bytes:
-            key = self._found(session, create=False)
+            key = self._fit(self._labelled(session))
             if wrapped[:1] == _VERSION[self._mechanism]:
                 with contextlib.suppress(self._pkcs11.PKCS11Error):
                     return self._decrypted(session, key, wrapped)
@@ -150,7 +168,7 @@ class PKCS11KMS(primitives.NeverLeaves):
 
     # --- within the time, one at a time ---
 
-    def _asked(self, work: Callable[[Any], bytes], *, rw: bool) -> bytes:
+    def _asked(self, work: Callable[[Any], bytes | None], *, rw: bool) -> bytes:
         """What ``work`` gives in a session. It runs in a thread that is left behind if it hangs in the vendor's library."""
         answer: queue.SimpleQueue[bytes | Exception] = queue.SimpleQueue()
 
@@ -169,35 +187,47 @@ class PKCS11KMS(primitives.NeverLeaves):
             return result
         raise result.with_traceback(None)  # whose frames hold the secret and the PIN
 
-    def _in_turn(self, work: Callable[[Any], bytes], *, rw: bool) -> bytes:
+    def _in_turn(self, work: Callable[[Any], bytes | None], *, rw: bool) -> bytes:
         turn = _logins.setdefault(self._library, threading.Lock())
         if not turn.acquire(timeout=self._timeout):
             raise KMSError(f"{self!r}: another call of this process has not ended", temporary=True)
         try:
-            name, words = "", ""
-            for _ in range(2):
+            pin, anew = self._pin_now(), True
+            while True:
+                name, words = "", ""
                 try:
-                    return self._in_session(work, rw=rw)
+                    result = self._in_session(work, pin, rw=rw)
+                    if result is not None:
+                        return result
+                    with _alone(self._library):
+                        self._forget()  # and see what another process may have made
+                        self._in_session(self._make, pin, rw=True)
                 except self._pkcs11.PKCS11Error as error:
                     name, words = type(error).__name__, str(error)
-                if "not initialized" not in words:
-                    break
-                self._forgotten()
+                if name:
+                    if not anew or "not initialized" not in words:
+                        break
+                    anew = False
+                    self._forget()
         finally:
             turn.release()
         raise self._told(name, words)
 
-    def _forgotten(self) -> None:
-        """Somebody has finalized the library, or the process is the child of one that used it: begin anew."""
-        with contextlib.suppress(self._pkcs11.PKCS11Error):
-            self._pkcs11.lib(self._library).finalize()  # it is not initialized, says the token; now python-pkcs11 knows, too
+    def _forget(self) -> None:
+        """Let the library begin anew: it has been finalized, in some other way, or it has to see what is there now."""
+        with contextlib.suppress(self._pkcs11.PKCS11Error):  # it is not initialized, it says; and now python-pkcs11 knows, too
+            self._pkcs11.lib(self._library).finalize()
 
-    def _in_session(self, work: Callable[[Any], bytes], *, rw: bool) -> bytes:
-        tokens = list(self._pkcs11.lib(self._library).get_tokens(token_label=self._token))
+    def _in_session(self, work: Callable[[Any], Any], pin: str | None, *, rw: bool) -> Any:
+        tokens: list[Any] = []
+        for wait in (0, 0.05, 0.2):  # SoftHSM does not see a token while another process logs in to it
+            time.sleep(wait)
+            tokens = list(self._pkcs11.lib(self._library).get_tokens(token_label=self._token))
+            if tokens:
+                break
         if len(tokens) != 1:
-            number = "no token" if not tokens else "more than one token"
+            number = "more than one token" if tokens else "no token"
             raise ConfigurationError(f"{self._library} has {number} with the label {self._token!r}")
-        pin = self._pin_now()
         try:
             session = tokens[0].open(rw=rw, user_pin=pin)
         except self._pkcs11.exceptions.UserAlreadyLoggedIn:  # the application itself, whose login is ours
@@ -246,48 +276,39 @@ class PKCS11KMS(primitives.NeverLeaves):
 
     # --- in a session ---
 
-    def _found(self, session: Any, *, create: bool) -> Any:
-        """The key, if it is one that is fit."""
-        found, mine = self._labelled(session), None
-        for _ in range(_ATTEMPTS if create else 0):
-            if len(found) == 1:
-                break
-            if mine is not None:  # made by two at once. Who sees only his own keeps it; who sees another one withdraws his
-                mine.destroy()
-                mine = None
-            elif not found:
-                mine = self._made(session)
-            if mine is None:
-                time.sleep(random.uniform(0, 0.05))  # noqa: S311 - so that two do not withdraw for ever
-            found = self._labelled(session)
-        if len(found) == 1:
-            return self._fit(found[0])
-        if found:
-            raise ConfigurationError(f"the token {self._token!r} has more than one key with the label {self._key!r}")
-        raise ConfigurationError(
-            f"the token {self._token!r} has no key with the label {self._key!r}. If there is a key store already, restore the "
-            "token from its backup; for a new one, PKCS11KMS(…, create=True) makes it"
-        )
-
     def _labelled(self, session: Any) -> list[Any]:
         p = self._pkcs11
         kinds = {p.ObjectClass.SECRET_KEY, p.ObjectClass.PUBLIC_KEY, p.ObjectClass.PRIVATE_KEY}
         found = list(session.get_objects({p.Attribute.LABEL: self._key}))
         return [each for each in found if each.object_class in kinds]
 
-    def _fit(self, key: Any) -> Any:
+    def _fit(self, found: list[Any]) -> Any:
+        """The only one that was found, if it is fit."""
         p = self._pkcs11
-        what = f"the key {self._key!r} of the token {self._token!r}"
+        if not found:
+            raise ConfigurationError(
+                f"the token {self._token!r} has no key with the label {self._key!r}. If there is a key store already, restore "
+                "the token from its backup; for a new one, PKCS11KMS(…, create=True) makes it"
+            )
+        if len(found) > 1:
+            raise ConfigurationError(f"the token {self._token!r} has more than one key with the label {self._key!r}")
+        key, what = found[0], f"the key {self._key!r} of the token {self._token!r}"
         if key.object_class is not p.ObjectClass.SECRET_KEY or key.key_type is not p.KeyType.AES or key.key_length != 256:
             raise ConfigurationError(f"{what} is not an AES key of 256 bits: keys of another kind do not wrap a key store")
         if not key[p.Attribute.SENSITIVE] or key[p.Attribute.EXTRACTABLE]:
             raise ConfigurationError(f"{what} can be taken out of the token: it must be sensitive and not extractable")
+        needed = ("encrypt", "decrypt") if self._mechanism == "AES-GCM" else ("wrap_key", "unwrap_key")
+        if not all(hasattr(key, verb) for verb in needed):  # python-pkcs11 gives a key the verbs that its attributes allow
+            raise ConfigurationError(f"{what} is not made for {self._mechanism}: its attributes do not allow it")
         return key
 
-    def _made(self, session: Any) -> Any:
+    def _make(self, session: Any) -> None:
+        """Make the key, if there is none by now."""
+        if self._labelled(session):
+            return
         p = self._pkcs11
         use = p.MechanismFlag
-        return session.generate_key(
+        session.generate_key(
             p.KeyType.AES,
             256,
             id=secrets.token_bytes(8),
