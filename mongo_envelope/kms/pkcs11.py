@@ -38,6 +38,9 @@ __all__ = ["PKCS11KMS"]
 _ASSOCIATED: Final = b"mongo_envelope/kms/pkcs11/1"
 _NONCE_BYTES: Final = 12
 _LENGTH_BYTES: Final = 4
+#: Seconds between looks for the token; the last look is the last one. SoftHSM has not all of it if another process logged in
+#: in the moment in which it read the token's file, and does not look again; other libraries do not see a token that came later.
+_WAITS: Final = (0.02, 0.1, 0.3, 0)
 _TRIAL: Final = bytes(32)
 _VERSION: Final = {"AES-GCM": b"\x01", "AES-KWP": b"\x02"}
 
@@ -65,7 +68,7 @@ if hasattr(os, "register_at_fork"):  # not on Windows
 
 @contextlib.contextmanager
 def _alone(library: str) -> Iterator[None]:
-    """No other process of this machine makes a key by this library meanwhile. (Of two machines each may make one: that is told.)"""
+    """No other process of this machine makes a key by this library meanwhile. Of two machines each may make one: that is told."""
     with contextlib.ExitStack() as held:
         if fcntl is not None and Path(library).is_file():
             fcntl.flock(held.enter_context(Path(library).open("rb")), fcntl.LOCK_EX)
@@ -196,7 +199,7 @@ class PKCS11KMS(primitives.NeverLeaves):
             while True:
                 name, words = "", ""
                 try:
-                    result = self._in_session(work, pin, rw=rw)
+                    result: bytes | None = self._in_session(work, pin, rw=rw)
                     if result is not None:
                         return result
                     with _alone(self._library):
@@ -219,28 +222,38 @@ class PKCS11KMS(primitives.NeverLeaves):
             self._pkcs11.lib(self._library).finalize()
 
     def _in_session(self, work: Callable[[Any], Any], pin: str | None, *, rw: bool) -> Any:
-        tokens: list[Any] = []
-        for wait in (0, 0.05, 0.2):  # SoftHSM does not see a token while another process logs in to it
-            time.sleep(wait)
-            tokens = list(self._pkcs11.lib(self._library).get_tokens(token_label=self._token))
-            if tokens:
+        session: Any = None
+        for wait in _WAITS:
+            session = self._opened(pin, rw=rw, last=not wait)
+            if session is not None:
                 break
-        if len(tokens) != 1:
-            number = "more than one token" if tokens else "no token"
-            raise ConfigurationError(f"{self._library} has {number} with the label {self._token!r}")
-        try:
-            session = tokens[0].open(rw=rw, user_pin=pin)
-        except self._pkcs11.exceptions.UserAlreadyLoggedIn:  # the application itself, whose login is ours
-            session = tokens[0].open(rw=rw)
-        except self._pkcs11.PKCS11Error as error:
-            if type(error).__name__ in _PIN:
-                self._refused = pin
-            raise
+            time.sleep(wait)
+            self._forget()
         try:
             return work(session)
         finally:
             with contextlib.suppress(self._pkcs11.PKCS11Error):  # it may be gone already
                 session.close()
+
+    def _opened(self, pin: str | None, *, rw: bool, last: bool) -> Any:
+        """A session; None, unless this is the last try, if the token does not seem to be there."""
+        tokens = list(self._pkcs11.lib(self._library).get_tokens(token_label=self._token))
+        if not tokens and not last:
+            return None
+        if len(tokens) != 1:
+            number = "more than one token" if tokens else "no token"
+            raise ConfigurationError(f"{self._library} has {number} with the label {self._token!r}")
+        errors = self._pkcs11.exceptions
+        try:
+            return tokens[0].open(rw=rw, user_pin=pin)
+        except errors.UserAlreadyLoggedIn:  # the application itself, whose login is ours
+            return tokens[0].open(rw=rw)
+        except self._pkcs11.PKCS11Error as error:
+            if isinstance(error, errors.UserPinNotInitialized) and not last:
+                return None
+            if type(error).__name__ in _PIN:
+                self._refused = pin
+            raise
 
     def _pin_now(self) -> str | None:
         pin: object = self._pin
