@@ -306,7 +306,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "time as text": ({"timeout": "5"}, "timeout= is a number of seconds"),
     "two PINs": ({"pin": PIN, "pin_env": "PATH"}, "not both"),
     "PIN no text": ({"pin": 4711}, "pin= is a text"),
-    "PIN not set": ({"pin_env": "NO_SUCH_PIN"}, "and it is not set"),
+    "PIN not set": ({"pin_env": "NO_SUCH_PIN"}, "no pin=, and the environment variable"),
 }
 
 
@@ -351,7 +351,7 @@ def test_a_wrong_pin_is_tried_once(token: Token, tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("A_PIN", PIN)
     assert kms.unwrap(kms.wrap(SECRET)) == SECRET
     monkeypatch.delenv("A_PIN")
-    with pytest.raises(ConfigurationError, match="and it is not set"):
+    with pytest.raises(ConfigurationError, match="no pin=, and the environment variable"):
         kms.wrap(SECRET)
 
 
@@ -363,8 +363,10 @@ def test_a_pin_can_be_fetched_when_it_is_needed(token: Token) -> None:
     with pytest.raises(KMSError, match=r"pin\(\) failed \(IndexError\)") as caught:
         kms.wrap(SECRET)
     assert_silent(caught.value)
-    with pytest.raises(ConfigurationError, match="pin= is a text"):
+    with pytest.raises(ConfigurationError, match=r"pin\(\) gave nothing"):
         token.kms(pin=lambda: None).wrap(SECRET)
+    with pytest.raises(ConfigurationError, match="pin= is a text"):
+        token.kms(pin=lambda: 4711).wrap(SECRET)
 
 
 def test_without_a_pin_nobody_logs_in(token: Token) -> None:
@@ -526,7 +528,7 @@ def test_a_call_that_waits_for_another_one_gives_up(token: Token, monkeypatch: p
     monkeypatch.setitem(module._logins, str(token.library), taken)
     object.__setattr__(kms, "_timeout", 0.1)
     with pytest.raises(KMSError, match="another call of this process has not ended") as caught:
-        kms._in_turn(lambda session: b"", rw=False)
+        kms._in_turn(lambda session: b"")
     assert caught.value.temporary
 
 

@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import hmac
-import math
 import os
-import queue
 import secrets
 import threading
 import time
@@ -26,7 +24,7 @@ from typing import Any, Final, Literal
 from mongo_envelope import primitives
 from mongo_envelope.errors import ConfigurationError, KMSError
 
-from .asking import extra
+from .asking import Credential, bounded, check_timeout, extra
 
 try:
     import fcntl
@@ -82,7 +80,7 @@ class PKCS11KMS(primitives.NeverLeaves):
     by `wrap` or `unwrap`.
     """
 
-    __slots__ = ("_create", "_key", "_library", "_mechanism", "_pin", "_pin_env", "_pkcs11", "_refused", "_timeout", "_token")
+    __slots__ = ("_create", "_key", "_library", "_mechanism", "_pin", "_pkcs11", "_refused", "_timeout", "_token")
 
     def __init__(
         self,
@@ -107,10 +105,8 @@ class PKCS11KMS(primitives.NeverLeaves):
         self._library: Final = os.fspath(library)
         self._token: Final = token
         self._key: Final = key
-        self._pin: Final = pin
-        self._pin_env: Final = pin_env
         self._mechanism: Final = mechanism
-        self._timeout: Final = timeout
+        self._timeout: Final = check_timeout(timeout)
         self._create: Final = create
         self._refused: str | None = None
         if os.sep in self._library and not Path(self._library).is_file():
@@ -120,14 +116,9 @@ class PKCS11KMS(primitives.NeverLeaves):
                 raise ConfigurationError(f"{name}= is the label of the {name}, a text")
         if mechanism not in _VERSION:
             raise ConfigurationError('mechanism= is "AES-GCM" or "AES-KWP"')
-        if not isinstance(timeout, int | float) or not 0 < timeout < math.inf:
-            raise ConfigurationError("timeout= is a number of seconds, more than 0")
         if pin is not None and pin_env is not None:
             raise ConfigurationError("pin= or pin_env=, not both")
-        if not (pin is None or isinstance(pin, str) or callable(pin)):
-            raise ConfigurationError("pin= is a text, or a function without parameters that gives one")
-        if pin_env is not None and pin_env not in os.environ:
-            raise ConfigurationError("pin_env= names an environment variable that holds the PIN, and it is not set")
+        self._pin: Final = Credential("pin", pin, pin_env)
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -150,7 +141,7 @@ class PKCS11KMS(primitives.NeverLeaves):
                 return None
             return self._encrypted(session, self._fit(found), secret)
 
-        return self._asked(work, rw=False)
+        return bounded(lambda: self._in_turn(work), self._timeout, repr(self))
 
     def unwrap(self, wrapped: bytes) -> bytes:
         """The secret, decrypted in the token. Raise as `wrap` does, also for what was not wrapped by this key, or was changed."""
@@ -164,33 +155,15 @@ class PKCS11KMS(primitives.NeverLeaves):
                 self._decrypted(session, key, self._encrypted(session, key, _TRIAL))
             raise KMSError(f"this was not wrapped by {self!r}, or was changed since")
 
-        return self._asked(work, rw=False)
+        return bounded(lambda: self._in_turn(work), self._timeout, repr(self))
 
     def __repr__(self) -> str:
         return f"PKCS11KMS(token={self._token!r}, key={self._key!r}, mechanism={self._mechanism!r})"
 
     # --- within the time, one at a time ---
 
-    def _asked(self, work: Callable[[Any], bytes | None], *, rw: bool) -> bytes:
-        """What ``work`` gives in a session. It runs in a thread that is left behind if it hangs in the vendor's library."""
-        answer: queue.SimpleQueue[bytes | Exception] = queue.SimpleQueue()
-
-        def run() -> None:
-            try:
-                answer.put(self._in_turn(work, rw=rw))
-            except Exception as error:  # noqa: BLE001 - it is raised to the caller, below
-                answer.put(error)
-
-        threading.Thread(target=run, name="PKCS11KMS", daemon=True).start()
-        try:
-            result = answer.get(timeout=self._timeout)
-        except queue.Empty:
-            result = KMSError(f"{self!r} did not answer within {self._timeout} s", temporary=True)
-        if isinstance(result, bytes):
-            return result
-        raise result.with_traceback(None)  # whose frames hold the secret and the PIN
-
-    def _in_turn(self, work: Callable[[Any], bytes | None], *, rw: bool) -> bytes:
+    def _in_turn(self, work: Callable[[Any], bytes | None]) -> bytes:
+        """What ``work`` gives in a session; if that is None, once the key is made."""
         turn = _logins.setdefault(self._library, threading.Lock())
         if not turn.acquire(timeout=self._timeout):
             raise KMSError(f"{self!r}: another call of this process has not ended", temporary=True)
@@ -199,7 +172,7 @@ class PKCS11KMS(primitives.NeverLeaves):
             while True:
                 name, words = "", ""
                 try:
-                    result: bytes | None = self._in_session(work, pin, rw=rw)
+                    result: bytes | None = self._in_session(work, pin, rw=False)
                     if result is not None:
                         return result
                     with _alone(self._library):
@@ -256,26 +229,10 @@ class PKCS11KMS(primitives.NeverLeaves):
             raise
 
     def _pin_now(self) -> str | None:
-        pin: object = self._pin
-        if self._pin_env is not None:
-            pin = os.environ.get(self._pin_env)
-            if pin is None:
-                raise ConfigurationError("pin_env= names an environment variable that holds the PIN, and it is not set")
-        failed = ""
-        if callable(pin):
-            try:
-                pin = pin()
-            except Exception as error:  # noqa: BLE001 - the application's; its words may have the PIN in them
-                failed = type(error).__name__
-        if failed:
-            raise KMSError(f"{self!r}: pin() failed ({failed})")
-        if pin is None and self._pin is None:
-            return None
-        if not isinstance(pin, str):
-            raise ConfigurationError("pin= is a text, or a function without parameters that gives one")
-        if self._refused is not None and hmac.compare_digest(pin.encode(), self._refused.encode()):
-            raise KMSError(f"{self!r}: {_PIN['PinIncorrect']}")
-        return pin
+        pin = self._pin.get()
+        if pin is None or self._refused is None or not hmac.compare_digest(pin.encode(), self._refused.encode()):
+            return pin
+        raise KMSError(f"{self!r}: {_PIN['PinIncorrect']}")
 
     def _told(self, name: str, words: str) -> KMSError | ConfigurationError:
         """An error of the library's, as ours. Of its words only those about loading are shown."""
