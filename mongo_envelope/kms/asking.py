@@ -1,4 +1,4 @@
-"""What the providers have in common: libraries that may not be installed, calls that end in time, and secrets that are asked for."""
+"""What the providers have in common: libraries that may not be installed, calls that end in time, PINs and tokens."""
 
 from __future__ import annotations
 

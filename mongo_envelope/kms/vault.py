@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import ipaddress
 import os
 import re
@@ -143,7 +144,7 @@ class VaultKMS(primitives.NeverLeaves):
         """Whether the key is of a kind that will do. It is asked before the first wrap, so that no RSA key gets a secret."""
         found = self._sent("keys", until)
         kind, derived = found.get("type"), found.get("derived")
-        if kind not in _KINDS or derived is not False:
+        if kind not in _KINDS or derived:
             what = kind if isinstance(kind, str) and re.fullmatch(r"[a-z0-9-]{1,40}", kind) else "unknown"
             raise ConfigurationError(
                 f"{self!r}: a key of the kind {what}{' that is derived' if derived else ''} does not wrap a key store; "
@@ -196,18 +197,14 @@ class VaultKMS(primitives.NeverLeaves):
 
     def _content(self, verb: str, answer: Any, secrets: tuple[str, ...]) -> dict[str, Any]:
         content, status = None, answer.status_code
-        try:
+        with contextlib.suppress(ValueError):  # not JSON, or not text
             content = answer.json()
-        except ValueError:  # not JSON, or not text
-            pass
         content = content if isinstance(content, dict) else {}
         if status == 200 and isinstance(content.get("data"), dict):
             found: dict[str, Any] = content["data"]
             return found
         if status in (301, 302, 303, 307, 308):
-            raise KMSError(
-                f"{self!r}: it refers us to another address, and no redirect is followed: url= is that of the active node"
-            )
+            raise KMSError(f"{self!r}: it refers us elsewhere, and no redirect is followed: url= is that of the active node")
         if verb == "keys" and status == 404:
             raise ConfigurationError(f"{self!r}: no such key: vault write -f {self._mount}/keys/{self._key} type=aes256-gcm96")
         if verb == "keys" and status == 403:
