@@ -10,20 +10,27 @@ from pathlib import Path
 
 import pytest
 
-PLACES = (
-    *Path(__file__).parent.parent.glob(".venv/softhsm/**/libsofthsm2.so"),
-    *Path("/usr/lib").glob("*/softhsm/libsofthsm2.so"),
-    *map(Path, ("/usr/lib/softhsm/libsofthsm2.so", "/usr/lib64/pkcs11/libsofthsm2.so", "/usr/local/lib/softhsm/libsofthsm2.so")),
-    Path("/opt/homebrew/lib/softhsm/libsofthsm2.so"),
-)
+ROOT = Path(__file__).parent.parent
+
+
+def places() -> list[Path]:
+    """Where SoftHSM's library is, the place that is named first."""
+    named = os.environ.get("SOFTHSM2_MODULE")
+    usual = (
+        *Path("/usr/lib").glob("*/softhsm/libsofthsm2.so"),
+        *map(
+            Path, ("/usr/lib/softhsm/libsofthsm2.so", "/usr/lib64/pkcs11/libsofthsm2.so", "/usr/local/lib/softhsm/libsofthsm2.so")
+        ),
+        Path("/opt/homebrew/lib/softhsm/libsofthsm2.so"),
+        *sorted(ROOT.glob(".venv/softhsm/usr/lib/*/softhsm/libsofthsm2.so")),
+    )
+    return [place for place in ([Path(named)] if named else usual) if place.is_file()]
 
 
 def library() -> Path:
     """SoftHSM's library. Without it the test is skipped; under MONGO_ENVELOPE_EVERY_KMS=1, which make test sets, it fails."""
-    named = os.environ.get("SOFTHSM2_MODULE")
-    for place in [Path(named)] if named else PLACES:
-        if place.is_file():
-            return place
+    for place in places():
+        return place
     why = "SoftHSM2 is not installed (Debian: apt-get install softhsm2, or make .venv/.softhsm; or SOFTHSM2_MODULE=/path/to/it)"
     if os.environ.get("MONGO_ENVELOPE_EVERY_KMS") == "1":
         pytest.fail(why)

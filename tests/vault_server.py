@@ -1,4 +1,4 @@
-"""A stand-in for a Vault server on loopback: the Transit requests as Vault documents them, really encrypted, and all that can go wrong.
+"""A stand-in for a Vault server on loopback: the Transit requests as documented, really encrypted, and all that can go wrong.
 
 Not Vault: what it demands and answers is taken from developer.hashicorp.com/vault/api-docs/secret/transit. The tests that can
 run on a real server run on OpenBao, too, where there is one. What goes wrong is chosen by the name of the key.
@@ -29,10 +29,10 @@ ODD = {
     "text": b"<html>",
     "nothing": b"",
     "list": b"[]",
-    "no data": b"{}",
-    "a number": b'{"data": {"ciphertext": 7, "plaintext": 7}}',
-    "no ciphertext": b'{"data": {"ciphertext": "vault:v1:x y", "plaintext": "x y"}}',
-    "no text": b"\xff\xfe",
+    "empty": b"{}",
+    "number": b'{"data": {"ciphertext": 7, "plaintext": 7}}',
+    "unfit": b'{"data": {"ciphertext": "vault:v1:x y", "plaintext": "x y"}}',
+    "bytes": b"\xff\xfe",
 }
 KEYS = {name: AESGCM(os.urandom(32)) for name in ("kek", "other")}
 REQUESTS: list[dict[str, Any]] = []
@@ -72,7 +72,7 @@ class Transit(BaseHTTPRequestHandler):
         elif matched is None:
             self.answer(404, {"errors": ["no handler for route"]})
         else:
-            self.transit(matched[2], matched[3].replace("%20", " "), content)
+            self.transit(matched[2], matched[3], content)
 
     def transit(self, verb: str, key: str, content: dict[str, str]) -> None:
         trouble, _, when = key.partition("-at-")
@@ -110,9 +110,8 @@ class Transit(BaseHTTPRequestHandler):
         elif trouble in ODD:
             self.answer(200, ODD[trouble])
         elif trouble == "elsewhere":
-            self.answer(
-                307, b"", Location=f"http://localhost:{self.server.server_address[1]}{self.path.replace('elsewhere', 'kek')}"
-            )
+            there = f"http://localhost:{self.server.server_address[1]}/v1/transit/encrypt/kek"
+            self.answer(307, b"", Location=there)
         elif trouble == "silent":
             time.sleep(60)
         elif trouble == "trickling":
@@ -127,7 +126,7 @@ class Transit(BaseHTTPRequestHandler):
             self.end_headers()
             self.wfile.write(b'{"data"')
             self.close_connection = True
-        elif trouble == "hanging up":
+        elif trouble == "hanging":
             self.close_connection = True
         else:
             return False
@@ -150,7 +149,8 @@ def main() -> None:
         context.load_cert_chain(sys.argv[1])
         server.socket = context.wrap_socket(server.socket, server_side=True)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    print(server.server_address[1], flush=True)
+    sys.stdout.write(f"{server.server_address[1]}\n")
+    sys.stdout.flush()
     sys.stdin.read()
 
 
