@@ -1,4 +1,4 @@
-"""Key services on loopback, each a process of its own: ``python -P tests/key_services.py KIND FOLDER``; it prints its port.
+"""Key services on loopback, each a process of its own: ``python -P tests/key_services.py KIND FOLDER PORT``; it prints its port.
 
     aws     moto: a server that speaks AWS KMS. It verifies signatures and IAM policies; keys come from FOLDER/aws.json, because
             moto keeps nothing
@@ -36,7 +36,7 @@ def arn(identifier: str) -> str:
     return f"arn:aws:kms:{REGION}:{ACCOUNT}:key/{identifier}"
 
 
-def aws(folder: Path) -> None:
+def aws(folder: Path, port: int) -> None:
     os.environ["INITIAL_NO_AUTH_ACTION_COUNT"] = "0"  # from the first request on
     from moto.iam.models import iam_backends
     from moto.kms.models import Key, kms_backends
@@ -58,7 +58,7 @@ def aws(folder: Path) -> None:
     for alias, identifier in wanted["aliases"].items():
         kms_backends[ACCOUNT][REGION].create_alias(identifier, alias)
     server = make_server(
-        "127.0.0.1", 0, DomainDispatcherApplication(create_backend_app), threaded=True, ssl_context=server_context(folder)
+        "127.0.0.1", port, DomainDispatcherApplication(create_backend_app), threaded=True, ssl_context=server_context(folder)
     )
     print(server.port, flush=True)  # noqa: T201 - the test reads it
     server.serve_forever()
@@ -70,14 +70,15 @@ def server_context(folder: Path) -> ssl.SSLContext:
     return context
 
 
-def kmip(folder: Path) -> None:
+def kmip(folder: Path, port: int) -> None:
     from kmip.services.server import KmipServer
 
     multiprocessing.set_start_method("fork")  # its Manager would run this file again
     (folder / "policies").mkdir(exist_ok=True)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    if not port:  # it does not take 0 for one that is free
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
     server = KmipServer(
         hostname="127.0.0.1",
         port=port,
@@ -208,12 +209,12 @@ def unbase64url(text: str) -> bytes:
     return base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
 
 
-def cloud(folder: Path) -> None:
+def cloud(folder: Path, port: int) -> None:
     Cloud.folder = folder
     Cloud.rsa_key = serialization.load_pem_private_key((folder / "azure.pem").read_bytes(), None)  # type: ignore[assignment]  # it is RSA
     Cloud.aes_key = (folder / "gcp.key").read_bytes()
     Cloud.gcp_public = serialization.load_pem_public_key((folder / "gcp.pub").read_bytes())
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Cloud)
+    server = ThreadingHTTPServer(("127.0.0.1", port), Cloud)
     if not (folder / "plain").exists():
         server.socket = server_context(folder).wrap_socket(server.socket, server_side=True)
     print(server.server_port, flush=True)  # noqa: T201 - the test reads it
@@ -221,4 +222,4 @@ def cloud(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    {"aws": aws, "kmip": kmip, "cloud": cloud}[sys.argv[1]](Path(sys.argv[2]))
+    {"aws": aws, "kmip": kmip, "cloud": cloud}[sys.argv[1]](Path(sys.argv[2]), int(sys.argv[3]))
