@@ -150,6 +150,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ca.cert_pem.write_to_path(str(folder / "ca.pem"))
     ca.issue_cert("127.0.0.1", "localhost", *CLOUD).private_key_and_cert_chain_pem.write_to_path(str(folder / "server.pem"))
     ca.issue_cert("elsewhere.example").private_key_and_cert_chain_pem.write_to_path(str(folder / "elsewhere.pem"))
+    ca.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(str(folder / "localhost.pem"))
     client = ca.issue_cert("crm@example.com", common_name="crm")
     client.private_key_and_cert_chain_pem.write_to_path(str(folder / "client.pem"))
     key = serialization.load_pem_private_key(client.private_key_pem.bytes(), None)
@@ -424,6 +425,18 @@ def test_a_service_that_quotes_what_it_was_asked(  # noqa: PLR0917 - two fixture
     assert len(said) <= 330
 
 
+def test_a_service_that_knows_a_credential(folder: Path, make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Credentials are hidden wherever they come from, also those that no request contains."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIACRM")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", AWS_SECRET)
+    with Stub(folder, http(403, json.dumps({"__type": "X", "message": f"{AWS_SECRET} of AKIACRM"}))) as stub:
+        made = make("aws", stub.port)
+        tls = {"aws": {"tlsCAFile": str(folder / "ca.pem")}}
+        found = MongoCryptKMS("aws", kms_providers={"aws": {}}, master_key=made._master_key, kms_tls_options=tls)
+        for kms in (made, found):
+            assert refused(lambda kms=kms: kms.wrap(SECRET), temporary=False).endswith("HTTP 403: X: … of …")
+
+
 @pytest.mark.parametrize("provider", OVER_HTTP)
 def test_an_answer_that_is_none(provider: str, folder: Path, make: Any) -> None:
     """Not HTTP, not JSON, not what was asked for, or without end: never temporary, and not quoted."""
@@ -466,7 +479,7 @@ def test_access_denied_by_the_others(services: Any, make: Any, folder: Path) -> 
     refused(lambda: unknown.wrap(SECRET), temporary=False, says="refused: .*Could not locate object: 4711")
 
 
-def test_a_locked_certificate_key(services: Any, make: Any, folder: Path) -> None:
+def test_a_locked_certificate_key(services: Any, make: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """tlsCertificateKeyFilePassword opens it; a wrong one, or none, is refused without a question on the terminal."""
     tls = {"tlsCertificateKeyFile": str(folder / "locked.pem"), "tlsCertificateKeyFilePassword": "tls-password"}
     kms = make("kmip", services("kmip").port, tls=tls)
@@ -475,6 +488,10 @@ def test_a_locked_certificate_key(services: Any, make: Any, folder: Path) -> Non
         with pytest.raises(ConfigurationError, match="tlsCertificateKeyFile cannot be used") as caught:
             make("kmip", 1, tls=tls | {"tlsCertificateKeyFilePassword": password})
         assert "tls-wrong" not in str(caught.value)
+    passwords: list[Any] = []
+    monkeypatch.setattr(ssl.SSLContext, "load_cert_chain", lambda _, __, password=None: passwords.append(password))
+    make("kmip", 1)
+    assert passwords == [""]  # with None OpenSSL asks
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
@@ -608,6 +625,7 @@ def test_what_is_not_of_the_form_is_refused_before_anything_is_asked(services: A
         *(put("status", value) for value in (1, 0.0, False, None)),
         *(put("updateDate", value) for value in (None, 5)),
         *(put("key", value) for value in (None, [], {}, {"masterKey": None})),
+        put("keyMaterial", bytes(20_000)),
         put("surplus", 1),
         lambda document: document["key"].update(keyAltNames=["x"]),
         lambda document: document.update(key=document.pop("key")),  # in another order
@@ -694,6 +712,9 @@ def test_a_server_that_is_somebody_else(provider: str, folder: Path, make: Any) 
         assert stub.context
         stub.context.load_cert_chain(folder / "elsewhere.pem")
         refused(lambda: make(provider, stub.port).wrap(SECRET), temporary=False, says="certificate is not valid: .*mismatch")
+        if provider != "kmip":  # whose endpoint is localhost here
+            stub.context.load_cert_chain(folder / "localhost.pem")
+            refused(lambda: make(provider, stub.port).wrap(SECRET), temporary=False, says="certificate is not valid: .*mismatch")
         assert stub.requests == []
     with Stub(folder, b"HTTP/1.1 400 Bad Request\r\n\r\n", tls=False) as stub:
         refused(lambda: make(provider, stub.port).wrap(SECRET), temporary=False, says="no TLS in common")
@@ -729,14 +750,28 @@ def test_names_that_are_not_found(make: Any, monkeypatch: pytest.MonkeyPatch) ->
     refused(lambda: long.wrap(SECRET), temporary=False, says="is not found")
 
 
-def test_the_next_address_is_tried(services: Any, make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A name with a dead address before the living one."""
+@pytest.mark.parametrize(
+    "how", ["refuses", pytest.param("is silent", marks=pytest.mark.skipif(sys.platform != "linux", reason="a full queue of Linux"))]
+)
+def test_the_next_address_is_tried(how: str, services: Any, make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name with a dead address before the living one: it refuses, or is silent, which costs its share of the time."""
     port, look_up = services("kmip").port, socket.getaddrinfo
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        dead = closed.getsockname()[1]
-    monkeypatch.setattr(socket, "getaddrinfo", lambda host, _, **more: look_up(host, dead, **more) + look_up(host, port, **more))
-    kms = make("kmip", port, credentials={"endpoint": f"127.0.0.1:{port}"})
-    assert kms.unwrap(kms.wrap(SECRET)) == SECRET
+    kms = make("kmip", port, credentials={"endpoint": f"127.0.0.1:{port}"}, timeout=3)
+    wrapped = kms.wrap(SECRET)
+    with socket.socket() as dead, socket.socket() as one, socket.socket() as another:
+        dead.bind(("127.0.0.1", 0))
+        if how == "is silent":
+            dead.listen(0)
+            for waiting in (one, another):  # the queue is full: the next is not answered
+                waiting.setblocking(False)
+                waiting.connect_ex(dead.getsockname())
+        first = dead.getsockname()[1]
+        monkeypatch.setattr(
+            socket, "getaddrinfo", lambda host, _, **more: look_up(host, first, **more) + look_up(host, port, **more)
+        )
+        start = time.monotonic()
+        assert kms.unwrap(wrapped) == SECRET
+        assert (how == "refuses") is (time.monotonic() - start < 1.5)
 
 
 def test_no_time_left(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
