@@ -254,14 +254,14 @@ class MongoCryptKMS:
 
     def _asking(self, key: bytes = b"") -> _Asking:
         arn = self._master_key.get("key", "")
-        asking = _Asking(self._kind, self._tls, self._timeout, secrets=_secrets(self._credentials), arn=arn, key=key)
+        asking = _Asking(self._kind, self._tls, self._timeout, arn=arn, key=key)
         extra("pymongocrypt.synchronous.state_machine", "kms").MongoCryptCallback.register(_Asking)
         return asking
 
     def _run(self, asking: _Asking, work: Callable[[Any], Result], refusal: str) -> Result:
         """Everything that one call does. libmongocrypt's state lives as long as the call: it caches keys and tokens."""
         credentials = self._from_environment(asking) if self._on_demand else self._credentials
-        asking.secrets += _secrets(credentials)
+        asking.secrets = _secrets(credentials)
         explicit = extra("pymongocrypt.synchronous.explicit_encrypter", "kms")
         encrypter = explicit.ExplicitEncrypter(asking, self._options(credentials))
         try:
@@ -292,14 +292,12 @@ class MongoCryptKMS:
 class _Asking:
     """A `MongoCryptCallback`: what libmongocrypt has its driver do. One for each call, whose time runs from here."""
 
-    def __init__(
-        self, kind: str, tls: ssl.SSLContext, timeout: float, *, secrets: list[str], arn: str = "", key: bytes = b""
-    ) -> None:
+    def __init__(self, kind: str, tls: ssl.SSLContext, timeout: float, *, arn: str = "", key: bytes = b"") -> None:
         self.kind = kind
         self.tls = tls
         self.timeout = timeout
         self.deadline = time.monotonic() + timeout
-        self.secrets = secrets
+        self.secrets: list[str] = []  # what must stand in no message
         self.arn = arn
         self.key = key
 
