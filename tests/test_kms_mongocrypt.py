@@ -608,6 +608,9 @@ def test_kmip_without_a_key_id_takes_the_stored_one_and_nothing_else(services: A
             foreign = edited(wrapped, lambda document, more=more: document["key"]["masterKey"].update(more))
             refused(lambda foreign=foreign: kms.unwrap(foreign), temporary=False, says="redirected")
         assert trap.connections == 0
+    unknown = edited(wrapped, lambda document: document["key"]["masterKey"].update(keyId="<evil>"))
+    said = refused(lambda: make("kmip", services("kmip").port).unwrap(unknown), temporary=False, says="Could not locate object: …$")
+    assert "evil" not in said
 
 
 def test_what_is_not_of_the_form_is_refused_before_anything_is_asked(services: Any, make: Any, folder: Path) -> None:
@@ -631,13 +634,23 @@ def test_what_is_not_of_the_form_is_refused_before_anything_is_asked(services: A
         lambda document: document.update(key=document.pop("key")),  # in another order
         lambda document: document["key"].pop("creationDate"),
     ]
+    deep = bson.encode({})
+    for name in [*(["x"] * 1_500), "masterKey", "key"]:  # deeper than Python goes
+        deep = (len(deep) + len(name) + 7).to_bytes(4, "little") + b"\3" + name.encode() + b"\0" + deep + b"\0"
     with Stub(folder, b"") as trap:
         kms = make("kmip", trap.port)
         for change in changes:
             bad = edited(wrapped, change)
             assert bad != wrapped
             refused(lambda bad=bad: kms.unwrap(bad), temporary=False, says="malformed")
-        for bad in (b"", wrapped[:-1], wrapped + b"\0", b"\0" * 20_000, bson.encode({"key": {"masterKey": {}}, "x": "x" * 20_000})):
+        for bad in (
+            b"",
+            wrapped[:-1],
+            wrapped + b"\0",
+            b"\0" * 20_000,
+            bson.encode({"key": {"masterKey": {}}, "x": "x" * 20_000}),
+            deep,
+        ):
             refused(lambda bad=bad: kms.unwrap(bad), temporary=False, says="malformed")
         assert trap.connections == 0
 

@@ -194,6 +194,8 @@ class MongoCryptKMS:
         """The secret. Raise `KMSError`; before anything is asked if ``wrapped`` names another key, or is not of `wrap`'s form."""
         key, data = self._parse(wrapped)
         asking = self._asking(key)
+        if "keyId" not in self._master_key and (stored := bson.decode(key)["masterKey"].get("keyId")):
+            asking.secrets.append(stored)  # not verified, so not shown, also where the server quotes it
 
         def work(encrypter: Any) -> bytes:
             return bytes(bson.decode(encrypter.decrypt(bson.encode({"v": Binary(data, 6)})))["v"])
@@ -261,7 +263,7 @@ class MongoCryptKMS:
     def _run(self, asking: _Asking, work: Callable[[Any], Result], refusal: str) -> Result:
         """Everything that one call does. libmongocrypt's state lives as long as the call: it caches keys and tokens."""
         credentials = self._from_environment(asking) if self._on_demand else self._credentials
-        asking.secrets = _secrets(credentials)
+        asking.secrets += _secrets(credentials)
         explicit = extra("pymongocrypt.synchronous.explicit_encrypter", "kms")
         encrypter = explicit.ExplicitEncrypter(asking, self._options(credentials))
         try:
