@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -43,6 +44,7 @@ class Place:
         self._client: MongoClient[Any] | None = None
         self._file: Path | None = None
         self._names = ("", "")
+        self._shown = ""
         if _URI.match(store):
             self._uri = store
             path = unquote(store.partition("://")[2].partition("/")[2].partition("?")[0])
@@ -55,6 +57,7 @@ class Place:
             self._names = _split(store)
         else:
             self._file = Path(store)
+            self._shown = store  # ./keys.store stays so, for the sake of those who copy it
 
     def __enter__(self) -> Self:
         return self
@@ -64,7 +67,7 @@ class Place:
             self._client.close()
 
     def __str__(self) -> str:
-        return ".".join(self._names) if self._file is None else str(self._file)
+        return self._shown or ".".join(self._names)
 
     @property
     def is_file(self) -> bool:
@@ -125,8 +128,10 @@ class Place:
         if self._client is None:
             problem = ""
             try:
-                self._client = MongoClient(self._uri, serverSelectionTimeoutMS=_PATIENCE, connectTimeoutMS=_PATIENCE)
-            except (PyMongoError, ValueError, TypeError) as error:  # their texts may quote a part of the URI
+                with warnings.catch_warnings():
+                    warnings.simplefilter("error", UserWarning)  # of an option that the driver would leave out
+                    self._client = MongoClient(self._uri, serverSelectionTimeoutMS=_PATIENCE, connectTimeoutMS=_PATIENCE)
+            except (PyMongoError, UserWarning, ValueError, TypeError) as error:  # their texts may quote a part of the URI
                 problem = type(error).__name__
             if self._client is None:
                 raise ConfigurationError(
