@@ -65,7 +65,10 @@ def create(
     adopt: Annotated[Path | None, typer.Option(help="A key file, whose keys are taken over.", show_default=False)] = None,
 ) -> Answer:
     """Make a key store, and show its fingerprint. If there is one, nothing is made."""
-    ring = None if adopt is None else KeyRing.from_file(adopt)
+    ring = None
+    if adopt is not None:
+        ring = KeyRing.from_file(adopt)
+        ring.need("seal", what="adopt")
     there = place.exists()
     # Where there is a store, a new key-encryption key would not open it, and would lie where the lost one belongs.
     store = place.open(create=True, create_kek=create_kek and not there)
@@ -237,8 +240,8 @@ def restrict(
     out: Annotated[Path, typer.Option(help="A new key file, which gets mode 0600.", show_default=False)],
 ) -> Answer:
     """Write a key file that can do less: for a party that must not read. It is not reached by destroy."""
-    ring: Any = place.open().ring()
-    names = [each.value for each in dict.fromkeys(capability)]
+    ring = place.open().ring()
+    names: list[Any] = [each.value for each in dict.fromkeys(capability)]
     contexts = list(dict.fromkeys(context))
     ring.restrict(*names, contexts=contexts).to_file(out)
     notes = [
