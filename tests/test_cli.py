@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import logging
 import os
@@ -21,12 +22,13 @@ from urllib.parse import quote
 import pytest
 from conftest import Proxy
 from customer_model import Customer
+from pymongo import MongoClient
 from pymongo.database import Database
 from typer.testing import CliRunner, Result
 
 from mongo_envelope import DataKey, IndexKey, KeyRing, Repository, cli, embedded
 from mongo_envelope.cli import command, place, saying
-from mongo_envelope.cli.keys import app
+from mongo_envelope.cli.keys import app, keys
 from mongo_envelope.keystore import CollectionKeyStore, FileKeyStore, KeyStore, StoredKey
 from mongo_envelope.kms import LocalKMS
 
@@ -752,6 +754,41 @@ def test_the_entry_point_is_the_command() -> None:
     assert "130" in done.stdout
 
 
+def test_the_shell_samples_of_the_docs_are_one_program(
+    tmp_path: Path, client: MongoClient[dict[str, Any]], server: embedded.Server
+) -> None:
+    """From top to bottom, each as it stands: the command is on the path, and the database in the environment."""
+    samples = re.findall(r"^```sh\n(.*?)^```", (ROOT / "docs" / "commands.md").read_text(), flags=re.MULTILINE | re.DOTALL)
+    script = tmp_path / "bin" / "mongo-envelope"
+    script.parent.mkdir()
+    script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -W error -m mongo_envelope "$@"\n')
+    script.chmod(0o755)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MONGO_ENVELOPE_")} | {
+        "PATH": f"{script.parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "MONGO_ENVELOPE_URI": server.uri,
+    }
+    (work := tmp_path / "work").mkdir()
+    try:
+        done = subprocess.run(
+            ["sh", "-eux", "-c", "".join(samples)],
+            cwd=work,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+    finally:
+        client.drop_database("crm")
+    assert done.returncode == 0, done.stderr
+    named = set(re.findall(r"mongo-envelope keys (\w+)", "".join(samples)))
+    assert named == {each.name for each in keys.registered_commands}
+    assert KeyRing.from_file(work / "verify.json").capabilities == {"verify"}
+    assert "may still be in use" in done.stderr
+    assert re.search("^[0-9a-f]{16}-data +data, compromised", done.stdout, re.MULTILINE)
+
+
 @pytest.mark.parametrize("missing", ["typer", "rich"])
 def test_without_the_extra_it_says_what_to_install(missing: str) -> None:
     """And ends with 1, without a traceback."""
@@ -779,6 +816,7 @@ def test_main_is_the_command_of_this_process(monkeypatch: pytest.MonkeyPatch, ca
     assert (ended.value.code, capsys.readouterr().err.count("MONGO_ENVELOPE_STORE")) == (2, 1)
 
     monkeypatch.setitem(sys.modules, "rich", None)
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert (ended.value.code, capsys.readouterr().err) == (1, 'rich is not installed: pip install "mongo-envelope[cli]"\n')
