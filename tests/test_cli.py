@@ -235,7 +235,9 @@ def test_list_counts_documents_under_each_key(made: Command) -> None:
     customers.save_many([Customer(), Customer()])
     second = store.rotate_data_key()
     Repository(Customer, made.database.customers, keys=store.ring()).save(Customer())
-    made.database.customers.insert_many([{"kid": "\x1b[31m"}, {"kid": ["x"]}, {}, {"idx": {"kid": ["x", store.ring().search_key]}}])
+    made.database.customers.insert_many(
+        [{"kid": "\x1b[31m"}, {"kid": ["x"]}, {"kid": store.ring().search_key}, {"idx": {"kid": ["x", store.ring().search_key]}}]
+    )
     facts = made.facts("list", "--count", of_database(made), "--count", of_database(made, "none"), MONGO_ENVELOPE_URI=made.uri)
     numbers = {each["kid"]: each["documents"][of_database(made)] for each in facts["keys"]}
     indexed = made.database.customers.count_documents({"idx.kid": store.ring().search_key})
@@ -553,6 +555,7 @@ def test_what_could_be_a_file_or_a_collection_is_asked_back(made: Command) -> No
 
 def test_collections_are_named_in_full_and_need_a_database(made: Command) -> None:
     """Wrong usage otherwise."""
+    assert "cr m.x is no name of a collection" in made.refused("list", "--count", "cr m.x", code=2, MONGO_ENVELOPE_URI=made.uri)
     assert "named in full" in made.refused("list", "--count", "customers", code=2, MONGO_ENVELOPE_URI=made.uri)
     if made.kind == "file":
         assert "MONGO_ENVELOPE_URI" in made.refused("destroy", "x", "--in", "crm.customers", code=2)
@@ -595,6 +598,29 @@ def test_a_database_that_fails_is_3(made: Command, fail_command: Callable[..., N
     fail_command(["aggregate"], errorCode=13)
     said = made.refused("list", "--count", of_database(made), code=3, MONGO_ENVELOPE_URI=uri)
     assert said == "the database could not be asked: OperationFailure, code 13\n"
+
+
+def test_a_key_service_that_is_not_there_is_3(run: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trying again may help, which --json says; no store is made, and no credential is said."""
+    monkeypatch.setattr(place, "_TIMEOUT", 0.5)
+    described = {
+        "provider": "aws",
+        "kms_providers": {"aws": {"accessKeyId": "AKIAEXAMPLE", "secretAccessKey": "env:OUR_SECRET"}},
+        "master_key": {
+            "region": "eu-central-1",
+            "key": "arn:aws:kms:eu-central-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab",
+            "endpoint": "127.0.0.1:1",
+        },
+        "timeout": 0.2,
+    }
+    (run.folder / "kms.json").write_text(json.dumps(described))
+    error = run.facts("create", "--kms", "kms.json", code=3, OUR_SECRET="swordfish")
+    assert (error["error"], error["temporary"]) == ("KMSError", True)
+    assert "swordfish" not in run.said[-1]
+    assert run.facts("create", "--kms", "kms.json", code=1)["message"].endswith("OUR_SECRET, which is not set")
+    assert "made by that service's own means" in run.refused("create", "--kms", "kms.json", "--create-kek", OUR_SECRET="swordfish")
+    assert run.database.keys.count_documents({}) == 0
+    assert not (run.folder / "keys.store").exists()
 
 
 def test_a_uri_that_is_none_is_refused_without_being_shown(run: Command) -> None:
@@ -767,6 +793,7 @@ def test_the_shell_samples_of_the_docs_are_one_program(
         "PATH": f"{script.parent}:{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
         "MONGO_ENVELOPE_URI": server.uri,
+        "COLUMNS": "120",
     }
     (work := tmp_path / "work").mkdir()
     try:

@@ -164,15 +164,15 @@ def _facts(key: StoredKey, now: datetime, max_age: float | None, counts: Mapping
 
 def _counted(collection: Collection[Any], known: Iterable[StoredKey]) -> dict[str | None, int]:
     """How many documents are under each key, and, as None, under no data key of these. What stands in a document is not shown."""
-    kids = [each.kid for each in known]
+    kids = {purpose: [each.kid for each in known if each.purpose == purpose] for purpose in ("data", "index")}
 
-    def by(path: str) -> dict[str, Any]:
+    def by(path: str, purpose: str) -> dict[str, Any]:
         # What is not one of ours is not told apart: whoever writes documents could name any number of kids.
-        ours = {"$cond": [{"$in": [path, {"$literal": kids}]}, path, None]}
+        ours = {"$cond": [{"$in": [path, {"$literal": kids[purpose]}]}, path, None]}
         return {"$group": {"_id": ours, "number": {"$sum": 1}}}
 
-    data = {each["_id"]: each["number"] for each in collection.aggregate([by("$kid")])}
-    index = {each["_id"]: each["number"] for each in collection.aggregate([{"$unwind": "$idx.kid"}, by("$idx.kid")])}
+    data = {each["_id"]: each["number"] for each in collection.aggregate([by("$kid", "data")])}
+    index = {each["_id"]: each["number"] for each in collection.aggregate([{"$unwind": "$idx.kid"}, by("$idx.kid", "index")])}
     return index | {None: 0} | data
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import warnings
 from pathlib import Path
@@ -12,7 +13,7 @@ from urllib.parse import unquote
 import pymongo
 from pymongo import MongoClient
 from pymongo.collection import Collection
-from pymongo.errors import PyMongoError
+from pymongo.errors import InvalidName, PyMongoError
 
 from mongo_envelope import kms
 from mongo_envelope.errors import ConfigurationError
@@ -30,7 +31,7 @@ _COLLECTION: Final = re.compile(r"[^./\\]+\.[^/\\]+")
 
 
 class MissingOptionError(Exception):
-    """An option is missing, or could mean two things."""
+    """An option is missing, could mean two things, or is no name."""
 
 
 class Place:
@@ -112,8 +113,7 @@ class Place:
 
     def keys_collection(self) -> Collection[Any]:
         """The collection that the store is in."""
-        database, collection = self._names
-        return self._connected()[database][collection]
+        return self._in_database(*self._names)
 
     def collection(self, name: str) -> Collection[Any]:
         """Another one, by its full name, of the same server."""
@@ -121,8 +121,13 @@ class Place:
             raise MissingOptionError("a collection is named in full: --in or --count crm.customers")
         if not self._uri:
             raise MissingOptionError("which database? --uri, or the environment variable MONGO_ENVELOPE_URI")
-        database, collection = _split(name)
-        return self._connected()[database][collection]
+        return self._in_database(*_split(name))
+
+    def _in_database(self, database: str, collection: str) -> Collection[Any]:
+        client = self._connected()
+        with contextlib.suppress(InvalidName):
+            return client[database][collection]
+        raise MissingOptionError(f"{database}.{collection} is no name of a collection")
 
     def _connected(self) -> MongoClient[Any]:
         if self._client is None:
