@@ -534,10 +534,9 @@ def test_create_makes_no_store_where_the_fingerprint_says_there_was_one(run: Com
     assert "restore it" in run.refused("create", "--create-kek", "--fingerprint", "00" * 16)
 
 
+@pytest.mark.parametrize("run", ["collection"], indirect=True)
 def test_a_uri_can_name_the_collection(made: Command) -> None:
     """Then it goes before --uri, and is shown nowhere."""
-    if made.kind == "file":
-        pytest.skip("a file has no URI")
     base, _, query = made.uri.partition("/?")
     uri = f"{base.rstrip('/')}/{quote(made.name)}" + (f"?{query}" if query else "")
     facts = made.facts("list", MONGO_ENVELOPE_STORE=uri, MONGO_ENVELOPE_URI="mongodb://nowhere.invalid")
