@@ -50,7 +50,7 @@ class Command:
         }
         self.said: list[str] = []
 
-    def __call__(self, *arguments: str, typed: str | None = None, **environment: str | None) -> Result:
+    def __call__(self, *arguments: str, typed: str | bytes | None = None, **environment: str | None) -> Result:
         """Run ``keys …``."""
         result = CliRunner().invoke(app, ["keys", *arguments], input=typed, env=self.environment | environment)
         assert result.exception is None or isinstance(result.exception, SystemExit), result.exc_info
@@ -66,7 +66,7 @@ class Command:
         found: dict[str, Any] = json.loads(result.stdout)
         return found
 
-    def refused(self, *arguments: str, code: int = 1, typed: str | None = None, **environment: str | None) -> str:
+    def refused(self, *arguments: str, code: int = 1, typed: str | bytes | None = None, **environment: str | None) -> str:
         """Run ``keys …``, which is refused, and says so on stderr alone; what it says."""
         result = self(*arguments, typed=typed, **environment)
         assert (result.exit_code, result.stdout) == (code, ""), result.output
@@ -365,7 +365,7 @@ def test_a_key_is_marked_as_compromised_once_its_id_is_typed(made: Command, at_a
     """Typed wrong, or not at all, it stays as it is; the question is not on stdout."""
     kid = made.store().ring().primary
     made("rotate")
-    for typed in ("yes\n", "", kid[:-1] + "\n"):
+    for typed in ("yes\n", "", kid[:-1] + "\n", b"\xff\n"):
         said = made.refused("compromised", kid, code=2, typed=typed)
         assert f"Type {kid} to go on:" in said
         assert "not confirmed: nothing was changed" in said
@@ -385,6 +385,12 @@ def test_without_a_terminal_nothing_is_done_unless_it_is_confirmed(made: Command
     error = made.facts(command, kid, code=2)
     assert (error["error"], error["exit"]) == ("NotConfirmedError", 2)
     assert states(made.store())[kid] == "decrypt-only"
+
+
+def test_without_any_input_there_is_nobody_to_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process may have been started with none."""
+    monkeypatch.setattr(sys, "stdin", None)
+    assert not saying.can_ask()
 
 
 def test_the_key_that_seals_cannot_be_compromised(made: Command) -> None:

@@ -5,6 +5,7 @@ Rich does not get to interpret, to cut or to wrap what is said: ids and fingerpr
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import sys
@@ -64,7 +65,7 @@ def _console(file: Any) -> Console:
 
 def can_ask() -> bool:
     """Whether there is somebody at a terminal."""
-    return sys.stdin.isatty()
+    return sys.stdin is not None and sys.stdin.isatty()  # None where the process was started without one
 
 
 def confirm(kid: str, what: str, *, yes: bool) -> None:
@@ -74,5 +75,8 @@ def confirm(kid: str, what: str, *, yes: bool) -> None:
     if not can_ask():
         raise NotConfirmedError(f"{what} There is no terminal to ask at: say --yes if that is meant. Nothing was changed")
     say(f"{what}\nType {kid} to go on:")
-    if sys.stdin.readline().strip() != kid:
+    typed = ""
+    with contextlib.suppress(UnicodeDecodeError):  # certainly not the kid
+        typed = sys.stdin.readline().strip()
+    if typed != kid:
         raise NotConfirmedError("not confirmed: nothing was changed")
