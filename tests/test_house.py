@@ -20,7 +20,7 @@ MODULES = ["mongo_envelope", *(found.name for found in pkgutil.walk_packages(mon
 #: What only extras and development bring.
 OPTIONAL = (
     *("rich", "faker", "pycurl", "fiftyone", "hypothesis", "pytest", "email_validator", "motor", "numpy", "pandas", "polars"),
-    *("beanie", "matplotlib", "psutil", "pymongocrypt"),
+    *("beanie", "matplotlib", "psutil", "pymongocrypt", "typer"),
 )
 
 BLOCKING = f"""

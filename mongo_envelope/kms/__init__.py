@@ -8,6 +8,7 @@ time, again if that may help, and never from an event loop is the key store's.
     MongoCryptKMS     AWS KMS, Azure Key Vault, GCP KMS and KMIP, by MongoDB's libmongocrypt and with MongoDB's own documents
     PKCS11KMS         a hardware security module
     VaultKMS          the Transit engine of HashiCorp Vault
+    configured        any of them, from a description: file:kek.json, or a JSON or TOML file
 
 A module is loaded when its class is asked for, so the package imports without any of the extras; a class whose extra is not
 installed says which one to install.
@@ -20,12 +21,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
+    from .description import configured
     from .local import LocalKMS
     from .mongocrypt import MongoCryptKMS
     from .pkcs11 import PKCS11KMS
     from .vault import VaultKMS
 
-__all__ = ["KMS", "PKCS11KMS", "LocalKMS", "MongoCryptKMS", "VaultKMS"]
+__all__ = ["KMS", "PKCS11KMS", "LocalKMS", "MongoCryptKMS", "VaultKMS", "configured"]
 
 
 @runtime_checkable
@@ -55,6 +57,7 @@ class KMS(Protocol):
 
 
 _PROVIDERS: Final = {
+    "configured": "description",
     "LocalKMS": "local",
     "MongoCryptKMS": "mongocrypt",
     "PKCS11KMS": "pkcs11",
