@@ -3484,13 +3484,18 @@ def refused_key_files(good: dict[str, Fields]) -> dict[str, str]:
         "version 2: primary is an index key": but(two, primary="x1"),
         "version 1: true": one | {"version": True},
     }
-    inner = verify["keys"][0]["contexts"]
+    inner, both = verify["keys"][0]["contexts"], everything["keys"][0]["contexts"]
+
+    def inner_but(**changes: Any) -> Fields:
+        return entry_but(verify, contexts={"customers": inner["customers"] | changes})
+
     wrong |= {
         "version 3: capabilities empty": but(verify, capabilities=[]),
         "version 3: capabilities as text": but(verify, capabilities="verify"),
         "version 3: capability unknown": but(verify, capabilities=["verify", "decrypt"]),
         "version 3: capability twice": but(verify, capabilities=["verify", "verify"]),
         "version 3: capability null": but(verify, capabilities=[None]),
+        "version 3: metadata without verify": but(verify, capabilities=["metadata"]),
         "version 3: contexts empty": but(verify, contexts=[]),
         "version 3: contexts as text": but(verify, contexts="customers"),
         "version 3: context twice": but(verify, contexts=["customers", "customers"]),
@@ -3508,9 +3513,26 @@ def refused_key_files(good: dict[str, Fields]) -> dict[str, str]:
         "version 3: a context of 256 bytes": but(
             verify, contexts=["c" * 256], keys=[verify["keys"][0] | {"contexts": {"c" * 256: inner["customers"]}}]
         ),
-        "version 3: a working key of 31 bytes": entry_but(verify, contexts={"customers": base64.b64encode(KEY[:31]).decode()}),
-        "version 3: a working key in hexadecimal": entry_but(verify, contexts={"customers": KEY.hex()}),
-        "version 3: a working key null": entry_but(verify, contexts={"customers": None}),
+        "version 3: a working key of 31 bytes": inner_but(key=base64.b64encode(KEY[:31]).decode()),
+        "version 3: a working key in hexadecimal": inner_but(key=KEY.hex()),
+        "version 3: a working key null": inner_but(key=None),
+        "version 3: another working key": inner_but(key=base64.b64encode(KEY).decode()),
+        "version 3: the check value of another working key": inner_but(check=reference.check_value(KEY).hex()),
+        "version 3: the check value of a working key cut off": inner_but(check=inner["customers"]["check"][:14]),
+        "version 3: the check value of a working key null": inner_but(check=None),
+        "version 3: a working key without a check value": entry_but(
+            verify, contexts={"customers": {"key": inner["customers"]["key"]}}
+        ),
+        "version 3: a working key and a name more": inner_but(more=1),
+        "version 3: a working key alone": entry_but(verify, contexts={"customers": inner["customers"]["key"]}),
+        "version 3: the working keys of two contexts exchanged, without their check values": entry_but(
+            everything,
+            contexts=both
+            | {
+                "customers": both["customers"] | {"key": both["orders"]["key"]},
+                "orders": both["orders"] | {"key": both["customers"]["key"]},
+            },
+        ),
         "version 3: verify, with index keys": but(verify, index_keys=search["index_keys"], search_by="x2", written=["x2"]),
         "version 3: verify, with search_by": but(verify, search_by="x1"),
         "version 3: verify, with written": but(verify, written=["x1"]),

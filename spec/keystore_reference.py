@@ -595,10 +595,11 @@ def read_capabilities(content: Fields) -> Fields:
     demand(content.keys() == names, "other names than those of this version")
     capabilities, contexts, kids = content["capabilities"], content["contexts"], set[str]()
     demand(is_list_of_texts(capabilities) and capabilities and set(capabilities) <= CAPABILITIES, "capabilities")
+    demand("verify" in capabilities or "metadata" not in capabilities, "metadata without verify")
     demand(is_list_of_texts(contexts) and contexts, "contexts")
     demand(all(1 <= len(each.encode()) <= 255 for each in contexts), "a context has 1 to 255 bytes")
     keys, index_keys = (entries(content[name], {"contexts"}, kids) for name in ("keys", "index_keys"))
-    verifies, searches = bool({"verify", "metadata"} & set(capabilities)), "search" in capabilities
+    verifies, searches = "verify" in capabilities, "search" in capabilities
     demand((bool(keys), bool(index_keys)) == (verifies, searches), "keys exactly where there is a capability for them")
     if searches:
         check_written(content, index_keys)
@@ -614,9 +615,11 @@ def read_capabilities(content: Fields) -> Fields:
 def working(entry: Fields, contexts: list[str]) -> dict[str, bytes]:
     """The working keys of an entry by context."""
     demand(isinstance(entry["contexts"], dict) and entry["contexts"].keys() == set(contexts), "the contexts of an entry")
-    found = {context: from_base64(text) for context, text in entry["contexts"].items()}
-    demand(all(found.values()), "a working key is not Base64 of 32 bytes")
-    return {context: key for context, key in found.items() if key is not None}
+    found = {}
+    for context, each in entry["contexts"].items():
+        demand(isinstance(each, dict) and each.keys() == {"key", "check"}, "a working key has other names")
+        found[context] = checked(each["key"], each["check"])
+    return found
 
 
 class FileKey(NamedTuple):
@@ -646,7 +649,11 @@ def key_file(
 
 def restricted_entry(key: FileKey, purpose: str, contexts: Iterable[str]) -> Fields:
     """An entry of version 3."""
-    keys = {context: base64.b64encode(reference.derive(key.material, purpose, context)).decode() for context in contexts}
+    working_keys = {context: reference.derive(key.material, purpose, context) for context in contexts}
+    keys = {
+        context: {"key": base64.b64encode(each).decode(), "check": reference.check_value(each).hex()}
+        for context, each in working_keys.items()
+    }
     return {"kid": key.kid, "check": reference.check_value(key.material).hex(), "created": key.created, "contexts": keys}
 
 
@@ -660,8 +667,10 @@ def restricted_file(
     written: Iterable[str] = (),
 ) -> Fields:
     """A key file of version 3, from whole keys: of them only what the capabilities need."""
-    names, places = sorted(capabilities), sorted(contexts, key=str.encode)
-    verifies, searches = bool({"verify", "metadata"} & set(names)), "search" in names
+    wanted = set(capabilities)
+    names = sorted(wanted | ({"verify"} if "metadata" in wanted else set()))
+    places = sorted(contexts, key=str.encode)
+    verifies, searches = "verify" in names, "search" in names
     return {
         "version": 3,
         "capabilities": names,
