@@ -102,8 +102,10 @@ def _restricted(ring: dict[str, Any], ring_of: Callable[..., T]) -> T | str:
     if not all(type(each) is str for each in (*capabilities, *roles)) or bool(ring["index_keys"]) != (search_by is not None):
         return _DAMAGED
     contexts = {*ring["contexts"]}
-    if len(contexts) != len(ring["contexts"]) or any(
-        each["contexts"].keys() != contexts for each in (*ring["keys"], *ring["index_keys"])
+    if (
+        len({*capabilities}) != len(capabilities)
+        or len(contexts) != len(ring["contexts"])
+        or any(each["contexts"].keys() != contexts for each in (*ring["keys"], *ring["index_keys"]))
     ):
         return _DAMAGED
     if "metadata" in capabilities and "verify" not in capabilities:  # the one brings the other along

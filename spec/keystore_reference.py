@@ -36,6 +36,7 @@ TRANSITIONS = {
 ROOT, ROLES = "root", "roles"
 STORE = re.compile(r"[0-9a-f]{16}", re.ASCII)
 BASE64 = re.compile(r"[A-Za-z0-9+/]{43}=", re.ASCII)
+PAYLOAD = re.compile(rb"\{\"material\":\"([A-Za-z0-9+/]{43}=)\"\}")
 CHECK = re.compile(r"[0-9a-f]{16}", re.ASCII)
 KID = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)
 LOCAL = b"mongo_envelope/kms/local/1"
@@ -99,12 +100,12 @@ class InvalidRecord(KeyStoreError):
 
 
 class Contradiction(KeyStoreError):
-    """Step 11: genuine records that do not fit each other."""
+    """Steps 1 and 11: records that do not fit each other."""
 
 
 #: error → what the Python library raises
 IN_THE_LIBRARY = {
-    MalformedFile: "ConfigurationError",
+    MalformedFile: "MalformedEnvelopeError",
     MalformedRecord: "MalformedEnvelopeError",
     Incomplete: "ConfigurationError",
     UnsupportedVersion: "UnsupportedVersionError",
@@ -114,7 +115,7 @@ IN_THE_LIBRARY = {
     WrongRoot: "IntegrityError",
     WrongFingerprint: "IntegrityError",
     Integrity: "IntegrityError",
-    InvalidRecord: "PayloadError",
+    InvalidRecord: "IntegrityError",
     Contradiction: "IntegrityError",
 }
 
@@ -216,8 +217,8 @@ def records_context(store: str) -> str:
 
 def root_record(store: str, kms: Fields, wrapped: bytes, created: datetime) -> bytes:
     """The root record as BSON."""
-    if STORE.fullmatch(store) is None or not wrapped:
-        raise ValueError("a store is 16 hexadecimal digits, and what is wrapped is not empty")
+    if STORE.fullmatch(store) is None:
+        raise ValueError("a store is 16 hexadecimal digits")
     fields = {"_id": ROOT, "version": 1, "store": store, "kms": kms, "wrapped": wrapped, "created": created}
     return bson.encode(fields, codec_options=reference.OPTIONS)
 
@@ -285,12 +286,13 @@ def by_id(records: Iterable[bytes]) -> dict[bytes, bytes]:
     """Step 1: the records by ``_id``, in bytewise order."""
     found: dict[bytes, bytes] = {}
     for raw in records:
-        identity = elements_of(raw, MalformedRecord).get(b"_id", b"\0")
-        if identity[0] != STRING:
-            raise MalformedRecord("_id is not text")
-        name = reference.value_of(identity)[4:-1]
+        elements = elements_of(raw, MalformedRecord)
+        if b"_id" not in elements:
+            raise MalformedRecord("no _id")
+        identity = elements[b"_id"]
+        name = reference.value_of(identity)[4:-1] if identity[0] == STRING else b"\xff" + identity  # which no text is
         if name in found:
-            raise MalformedRecord("two documents have one _id")
+            raise Contradiction("two documents have one _id")
         found[name] = raw
     return dict(sorted(found.items()))
 
@@ -324,8 +326,9 @@ def same_identity(stored: bytes, configured: Any) -> bool:
 def read_root(raw: bytes, kek: Kek, fingerprint: bytes | None) -> tuple[str, bytes]:
     """Steps 2 to 8: the store's id and its root."""
     elements = elements_of(raw, MalformedRecord)
-    if elements.get(b"version") != VERSION_ELEMENT:
-        raise UnsupportedVersion("version is not int32 1")
+    version = elements.get(b"version", VERSION_ELEMENT)
+    if version[0] == INT32 and version != VERSION_ELEMENT:
+        raise UnsupportedVersion("version is not 1")
     types = {b"_id": STRING, b"version": INT32, b"store": STRING, b"kms": DOCUMENT, b"wrapped": BINARY, b"created": DATE}
     if not types_fit(elements, {name: (kind,) for name, kind in types.items()}):
         raise MalformedRecord("a name or a type is not that of a root record")
@@ -333,8 +336,8 @@ def read_root(raw: bytes, kek: Kek, fingerprint: bytes | None) -> tuple[str, byt
         fields = bson.decode(raw, codec_options=AS_STORED)
     except Exception as error:
         raise MalformedRecord("an element is not valid BSON") from error
-    if STORE.fullmatch(fields["store"]) is None or not fields["wrapped"]:
-        raise MalformedRecord("store is not 16 hexadecimal digits, or wrapped is empty")
+    if STORE.fullmatch(fields["store"]) is None:
+        raise MalformedRecord("store is not 16 hexadecimal digits")
     if kek.public and fingerprint is None:
         raise NoFingerprint("anybody could have made this store")
     if not same_identity(elements[b"kms"], kek.identity):
@@ -345,18 +348,22 @@ def read_root(raw: bytes, kek: Kek, fingerprint: bytes | None) -> tuple[str, byt
     return fields["store"], root
 
 
-def opened(raw: bytes, store: str, root: bytes) -> tuple[Fields, Fields]:
+def opened(raw: bytes, store: str, root: bytes) -> tuple[Fields, bytes]:
     """Step 9.1: metadata and payload of one record."""
+    context = records_context(store)
     try:
-        return reference.open(raw, keys={ROOT: root}, context=records_context(store))
-    except (reference.MalformedEnvelopeError, reference.UnknownKeyError) as error:
+        metadata, _ = reference.open(raw, keys={ROOT: root}, context=context)
+    except reference.MalformedEnvelopeError as error:
         raise MalformedRecord(str(error)) from error
     except reference.UnsupportedVersionError as error:
         raise UnsupportedVersion(str(error)) from error
-    except reference.IntegrityError as error:
+    except (reference.UnknownKeyError, reference.IntegrityError) as error:
         raise Integrity(str(error)) from error
     except reference.PayloadError as error:
         raise InvalidRecord(str(error)) from error
+    elements = elements_of(raw, MalformedRecord)
+    iv, data = (reference.value_of(elements[name])[5:] for name in (b"iv", b"data"))
+    return metadata, reference.crypt(reference.derive(root, "encrypt", context), iv, data)
 
 
 def own_elements(raw: bytes) -> dict[bytes, bytes]:
@@ -364,11 +371,11 @@ def own_elements(raw: bytes) -> dict[bytes, bytes]:
     return {name: element for name, element in elements_of(raw, InvalidRecord).items() if name not in ENVELOPE}
 
 
-def read_roles(raw: bytes, metadata: Fields, payload: Fields) -> Roles:
+def read_roles(raw: bytes, metadata: Fields, payload: bytes) -> Roles:
     """Step 9.2 of the roles record."""
     types: dict[bytes, tuple[int, ...]] = {b"_id": (STRING,), b"primary": (STRING,), b"search_by": (STRING, NULL)}
     elements = own_elements(raw)
-    if not types_fit(elements, types | {b"written": (ARRAY,), b"changed": (DATE,)}) or payload != {}:
+    if not types_fit(elements, types | {b"written": (ARRAY,), b"changed": (DATE,)}) or payload != b"{}":
         raise InvalidRecord("a name or a type is not that of a roles record, or there is a payload")
     items = reference.walk(reference.value_of(elements[b"written"])[4:-1])
     kids = [reference.value_of(item)[4:-1] for _, item in items]
@@ -379,7 +386,7 @@ def read_roles(raw: bytes, metadata: Fields, payload: Fields) -> Roles:
     return Roles(metadata["primary"], metadata["search_by"], metadata["written"], metadata["changed"])
 
 
-def read_key(raw: bytes, metadata: Fields, payload: Fields) -> Key:
+def read_key(raw: bytes, metadata: Fields, payload: bytes) -> Key:
     """Step 9.2 of a key record."""
     types = {b"_id": STRING, b"purpose": STRING, b"state": STRING, b"created": DATE, b"check": BINARY}
     if not types_fit(own_elements(raw), {name: (kind,) for name, kind in types.items()}):
@@ -389,13 +396,18 @@ def read_key(raw: bytes, metadata: Fields, payload: Fields) -> Key:
         raise InvalidRecord("_id is not a kid")
     if purpose not in PURPOSES or state not in STATES[purpose]:
         raise InvalidRecord("no such purpose, or no such state of this purpose")
-    if len(check) != 8 or payload.keys() != (set() if state == "destroyed" else {"material"}):
-        raise InvalidRecord("check is not 8 bytes, or there is material exactly where it should not be")
+    if len(check) != 8:
+        raise InvalidRecord("check is not 8 bytes")
     if state == "destroyed":
+        if payload != b"{}":
+            raise InvalidRecord("a destroyed key has a payload")
         return Key(kid, purpose, state, metadata["created"], check, None)
-    material = from_base64(payload["material"])
-    if material is None or not hmac.compare_digest(reference.check_value(material), check):
-        raise InvalidRecord("the material is not 32 bytes, or the check value is not its own")
+    found = PAYLOAD.fullmatch(payload)
+    if found is None:
+        raise InvalidRecord("the payload is not material")
+    material = base64.b64decode(found[1])
+    if not hmac.compare_digest(reference.check_value(material), check):
+        raise InvalidRecord("the check value is not that of the material")
     return Key(kid, purpose, state, metadata["created"], check, material)
 
 
@@ -418,7 +430,7 @@ def read(records: Iterable[bytes], kek: Kek, *, fingerprint: bytes | None = None
     """A whole store, or one of the errors of section 4."""
     documents = by_id(records)
     if ROOT.encode() not in documents:
-        raise Incomplete("there is no root record")
+        raise (Contradiction if documents else Incomplete)("there is no root record")
     store, root = read_root(documents.pop(ROOT.encode()), kek, fingerprint)
     roles: Roles | None = None
     keys: dict[str, dict[str, Key]] = {"data": {}, "index": {}}
@@ -459,13 +471,10 @@ def from_file(text: str) -> list[bytes]:
         version, records = content.pop("version"), content.pop("records")
         decoded = [json_util.loads(json.dumps(each), json_options=CANONICAL) for each in records]
         encoded = [bson.encode(each, codec_options=AS_STORED) for each in decoded]
-        identities = [each["_id"].encode() for each in decoded]
     except Exception as error:
         raise MalformedFile("not documents in extended JSON") from error
     if content or not is_version(version, 1) or not isinstance(records, list):
         raise MalformedFile("not version 1 of a file of a key store")
-    if identities != sorted(set(identities)):
-        raise MalformedFile("not in order of _id, or one occurs twice")
     return encoded
 
 
@@ -586,10 +595,11 @@ def read_capabilities(content: Fields) -> Fields:
     demand(content.keys() == names, "other names than those of this version")
     capabilities, contexts, kids = content["capabilities"], content["contexts"], set[str]()
     demand(is_list_of_texts(capabilities) and capabilities and set(capabilities) <= CAPABILITIES, "capabilities")
+    demand("verify" in capabilities or "metadata" not in capabilities, "metadata without verify")
     demand(is_list_of_texts(contexts) and contexts, "contexts")
     demand(all(1 <= len(each.encode()) <= 255 for each in contexts), "a context has 1 to 255 bytes")
     keys, index_keys = (entries(content[name], {"contexts"}, kids) for name in ("keys", "index_keys"))
-    verifies, searches = bool({"verify", "metadata"} & set(capabilities)), "search" in capabilities
+    verifies, searches = "verify" in capabilities, "search" in capabilities
     demand((bool(keys), bool(index_keys)) == (verifies, searches), "keys exactly where there is a capability for them")
     if searches:
         check_written(content, index_keys)
@@ -605,9 +615,11 @@ def read_capabilities(content: Fields) -> Fields:
 def working(entry: Fields, contexts: list[str]) -> dict[str, bytes]:
     """The working keys of an entry by context."""
     demand(isinstance(entry["contexts"], dict) and entry["contexts"].keys() == set(contexts), "the contexts of an entry")
-    found = {context: from_base64(text) for context, text in entry["contexts"].items()}
-    demand(all(found.values()), "a working key is not Base64 of 32 bytes")
-    return {context: key for context, key in found.items() if key is not None}
+    found = {}
+    for context, each in entry["contexts"].items():
+        demand(isinstance(each, dict) and each.keys() == {"key", "check"}, "a working key has other names")
+        found[context] = checked(each["key"], each["check"])
+    return found
 
 
 class FileKey(NamedTuple):
@@ -637,7 +649,11 @@ def key_file(
 
 def restricted_entry(key: FileKey, purpose: str, contexts: Iterable[str]) -> Fields:
     """An entry of version 3."""
-    keys = {context: base64.b64encode(reference.derive(key.material, purpose, context)).decode() for context in contexts}
+    working_keys = {context: reference.derive(key.material, purpose, context) for context in contexts}
+    keys = {
+        context: {"key": base64.b64encode(each).decode(), "check": reference.check_value(each).hex()}
+        for context, each in working_keys.items()
+    }
     return {"kid": key.kid, "check": reference.check_value(key.material).hex(), "created": key.created, "contexts": keys}
 
 
@@ -651,8 +667,10 @@ def restricted_file(
     written: Iterable[str] = (),
 ) -> Fields:
     """A key file of version 3, from whole keys: of them only what the capabilities need."""
-    names, places = sorted(capabilities), sorted(contexts, key=str.encode)
-    verifies, searches = bool({"verify", "metadata"} & set(names)), "search" in names
+    wanted = set(capabilities)
+    names = sorted(wanted | ({"verify"} if "metadata" in wanted else set()))
+    places = sorted(contexts, key=str.encode)
+    verifies, searches = "verify" in names, "search" in names
     return {
         "version": 3,
         "capabilities": names,
