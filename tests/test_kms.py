@@ -89,7 +89,7 @@ def test_a_call_ends_in_time() -> None:
         asking.bounded(fail, 5, "it")
     assert [frame.name for frame in caught.traceback][1:] == ["bounded"]
     release, began = threading.Event(), time.monotonic()
-    with pytest.raises(KMSError, match="it did not answer within 0.05 s") as late:
+    with pytest.raises(KMSError, match=r"it did not answer within 0.05 s") as late:
         asking.bounded(lambda: b"x" * release.wait(30), 0.05, "it")
     release.set()
     assert time.monotonic() - began < 1

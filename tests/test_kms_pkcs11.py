@@ -355,6 +355,17 @@ def test_a_wrong_pin_is_tried_once(token: Token, tmp_path: Path, monkeypatch: py
         kms.wrap(SECRET)
 
 
+def test_a_token_without_a_pin_is_told(token: Token) -> None:
+    """Its security officer has not set one yet; that is no wrong PIN, and is told each time."""
+    softhsm.make_token(token.library, token.configuration, "fresh", "")
+    kms = token.kms(token="fresh")
+    for _ in range(2):
+        with pytest.raises(KMSError, match="the token has no user PIN yet") as caught:
+            kms.wrap(SECRET)
+        assert not caught.value.temporary
+        assert_silent(caught.value)
+
+
 def test_a_pin_can_be_fetched_when_it_is_needed(token: Token) -> None:
     """A function gives it for each call; whatever it raises does not show, and what it gives must be a text."""
     pins = [PIN, PIN]
@@ -417,6 +428,21 @@ def test_a_device_that_fails_may_come_back(monkeypatch: pytest.MonkeyPatch, toke
         assert caught.value.temporary
         assert_silent(caught.value)
     assert kms.unwrap(wrapped) == SECRET
+
+
+def test_a_library_that_stays_uninitialized_is_told(monkeypatch: pytest.MonkeyPatch, token: Token) -> None:
+    """It is begun anew once in a call, and no more."""
+    seen = []
+
+    def answer() -> Any:
+        seen.append(1)
+        raise pkcs11.PKCS11Error("Initialisation error (not initialized). Should never see this.")
+
+    answering(monkeypatch, answer)
+    with pytest.raises(KMSError, match="not initialized") as caught:
+        token.kms().wrap(SECRET)
+    assert caught.value.temporary
+    assert len(seen) == 3  # look, begin anew, look
 
 
 def test_a_code_without_a_name_is_told(monkeypatch: pytest.MonkeyPatch, token: Token) -> None:

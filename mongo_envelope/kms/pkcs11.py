@@ -36,9 +36,9 @@ __all__ = ["PKCS11KMS"]
 _ASSOCIATED: Final = b"mongo_envelope/kms/pkcs11/1"
 _NONCE_BYTES: Final = 12
 _LENGTH_BYTES: Final = 4
-#: Seconds between looks for the token; the last look is the last one. SoftHSM has not all of it if another process logged in
+#: Seconds between looks for the token, from the last to the first. SoftHSM has not all of it if another process logged in
 #: in the moment in which it read the token's file, and does not look again; other libraries do not see a token that came later.
-_WAITS: Final = (0.02, 0.1, 0.3, 0)
+_WAITS: Final = (0.3, 0.1, 0.02)
 _TRIAL: Final = bytes(32)
 _VERSION: Final = {"AES-GCM": b"\x01", "AES-KWP": b"\x02"}
 
@@ -68,8 +68,9 @@ if hasattr(os, "register_at_fork"):  # not on Windows
 def _alone(library: str) -> Iterator[None]:
     """No other process of this machine makes a key by this library meanwhile. Of two machines each may make one: that is told."""
     with contextlib.ExitStack() as held:
-        if fcntl is not None and Path(library).is_file():
-            fcntl.flock(held.enter_context(Path(library).open("rb")), fcntl.LOCK_EX)
+        if fcntl is not None:
+            with contextlib.suppress(OSError):  # the loader finds it elsewhere, or it cannot be read
+                fcntl.flock(held.enter_context(Path(library).open("rb")), fcntl.LOCK_EX)
         yield
 
 
@@ -195,12 +196,9 @@ class PKCS11KMS(primitives.NeverLeaves):
             self._pkcs11.lib(self._library).finalize()
 
     def _in_session(self, work: Callable[[Any], Any], pin: str | None, *, rw: bool) -> Any:
-        session: Any = None
-        for wait in _WAITS:
-            session = self._opened(pin, rw=rw, last=not wait)
-            if session is not None:
-                break
-            time.sleep(wait)
+        waits = list(_WAITS)
+        while (session := self._opened(pin, rw=rw, last=not waits)) is None:
+            time.sleep(waits.pop())
             self._forget()
         try:
             return work(session)
@@ -224,7 +222,7 @@ class PKCS11KMS(primitives.NeverLeaves):
         except self._pkcs11.PKCS11Error as error:
             if isinstance(error, errors.UserPinNotInitialized) and not last:
                 return None
-            if type(error).__name__ in _PIN:
+            if isinstance(error, errors.PinIncorrect | errors.PinInvalid | errors.PinLenRange):
                 self._refused = pin
             raise
 
