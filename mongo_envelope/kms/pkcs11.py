@@ -182,16 +182,18 @@ class PKCS11KMS(primitives.NeverLeaves):
                 except self._pkcs11.PKCS11Error as error:
                     name, words = type(error).__name__, str(error)
                 if name:
-                    if not anew or "not initialized" not in words:
+                    lost = name in _TEMPORARY or "not initialized" in words
+                    if lost:
+                        self._forget()
+                    if not (lost and anew):
                         break
-                    anew = False
-                    self._forget()
+                    anew = False  # once in a call
         finally:
             turn.release()
         raise self._told(name, words)
 
     def _forget(self) -> None:
-        """Let the library begin anew: it has been finalized, in some other way, or it has to see what is there now."""
+        """Let the library begin anew: the device or its state is lost, or it has to see what is there now."""
         with contextlib.suppress(self._pkcs11.PKCS11Error):  # it is not initialized, it says; and now python-pkcs11 knows, too
             self._pkcs11.lib(self._library).finalize()
 
