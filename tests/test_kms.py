@@ -50,7 +50,7 @@ def test_a_missing_extra_is_named(
     assert caught.value.__context__ is None
 
 
-def test_the_package_has_its_classes_and_no_more() -> None:
+def test_the_package_has_its_classes_and_what_reads_a_description() -> None:
     """By their names; another name is an `AttributeError`, as of any module."""
     assert set(kms.__all__) == {"KMS", "configured", *PROVIDERS}
     assert kms.LocalKMS is LocalKMS
