@@ -18,13 +18,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Self, TypeVar
 
+from pymongo import ReadPreference
 from pymongo.collection import Collection
+from pymongo.read_concern import ReadConcern
 
 from .datakey import DataKey, IndexKey
 from .errors import ConfigurationError, IntegrityError, KMSError
 from .keys import KeyRing
 from .kms import KMS
-from .records import KeyRecord, Purpose, Roles, Root, RootRecord, State, read_root, written_in_order
+from .records import KeyRecord, Purpose, Roles, Root, RootRecord, State, missing_roles, read_root, written_in_order
 from .storage import CollectionStorage, FileStorage, Storage, identity_of
 from .unlock import Unlocked, checked_kms
 
@@ -101,7 +103,7 @@ class KeyStore(Unlocked):
             raws = self._make(raws, create=create)
         self._unlock(raws)
         if create and not _has(raws, "roles"):
-            raws = self._completed()
+            raws = self._completed(raws)
         self._take(raws)
 
     @classmethod
@@ -163,10 +165,13 @@ class KeyStore(Unlocked):
             )
         return self._storage.read()
 
-    def _completed(self) -> list[bytes]:
+    def _completed(self, raws: Sequence[bytes]) -> list[bytes]:
         """The first keys and their roles. Each step may have been done by another process, or before a crash."""
         root = self._root
         data, index = f"{root.store}-data", f"{root.store}-index"
+        there = self._consistent(raws)[1].keys
+        if there.keys() - {data, index} or any(each.state != "active" for each in there.values()):
+            raise missing_roles()  # the store was finished once, and has been used
         self._storage.insert(KeyRecord.of(DataKey.generate(data)).sealed(root))
         self._storage.insert(KeyRecord.of(IndexKey.generate(index)).sealed(root))
         self._storage.insert(Roles(data, index, (index,), datetime.now(UTC)).sealed(root))
@@ -174,10 +179,13 @@ class KeyStore(Unlocked):
 
     def _wrapped(self, root: Root, kms: KMS) -> RootRecord:
         """The root under a key-encryption key, and unwrapped again before anybody relies on it."""
-        wrapped = self._ask(kms.wrap, root.secret)
-        if not isinstance(wrapped, bytes) or not hmac.compare_digest(self._ask(kms.unwrap, wrapped), root.secret):
+        wrapped = self._ask(lambda: kms.wrap(root.secret))
+        if not hmac.compare_digest(self._ask(lambda: kms.unwrap(wrapped)), root.secret):
             raise KMSError("the key service does not unwrap what it has wrapped: nothing was written")
-        return RootRecord(root.store, dict(kms.identity), wrapped, datetime.now(UTC))
+        record = RootRecord(root.store, dict(kms.identity), wrapped, datetime.now(UTC))
+        if read_root(record.as_bson()).kms != record.kms:
+            raise ConfigurationError("the identity of this key-encryption key does not come back from BSON as it was")
+        return record
 
     # --- data keys ----------------------------------------------------------------------------------------------------
 
@@ -188,13 +196,23 @@ class KeyStore(Unlocked):
         """
         key = DataKey.generate()
         self._insert(KeyRecord.of(key))
-        before = self._change_roles(lambda roles: roles.but(primary=key.kid)).primary
-        self._change_state(before, "decrypt-only")
+        self._change_roles(lambda roles: self._sealing_with(key.kid, roles))
         made = key.created or datetime.now(UTC)
         for each in list(self._contents.keys.values()):  # what a crash between these steps has left behind
-            if each.purpose == "data" and each.state == "active" and each.created < made - _LEFT_BEHIND:
-                self._change_state(each.kid, "decrypt-only", unless_primary=True)
+            if each.purpose == "data" and each.created < made - _LEFT_BEHIND and each.kid != self._roles().primary:
+                self._retire(each.kid)
         return key.kid
+
+    def _sealing_with(self, kid: str, roles: Roles) -> Roles:
+        """The roles in which this key seals. The one before is retired first: whatever happens in between, it opens, and seals."""
+        if self._contents.keys[kid].key is None:
+            raise ConfigurationError(f"{kid} has been destroyed in the meantime")
+        if roles.primary != kid:
+            self._retire(roles.primary)
+        return roles.but(primary=kid)
+
+    def _retire(self, kid: str) -> None:
+        self._changed(lambda: self._record(kid), lambda record: record.but("decrypt-only") if record.state == "active" else record)
 
     def mark_compromised(self, kid: str) -> None:
         """Somebody has this data key: from now on `Repository.rotate` alone opens what is under it.
@@ -295,32 +313,36 @@ class KeyStore(Unlocked):
         """Take over the keys and the roles of a `KeyRing`, under their ids: the way from a key file to a store.
 
         Its primary key goes on sealing, so that processes which still have the file read everything; `rotate_data_key` once none
-        has. It can be called again. Raise `ConfigurationError` for an id that another key has.
+        has. It can be called again, and then changes no role: what was rotated since stays so. Raise `ConfigurationError` for an id
+        that another key has.
         """
         if not isinstance(ring, KeyRing):
             raise ConfigurationError('adopt takes a KeyRing: KeyRing.from_file("keys.json")')
         ring.need("seal", what="adopt")  # of a restricted ring there are no keys to take over
         keys = [key for key in (*ring._keys.values(), *ring._index_keys.values()) if isinstance(key, DataKey | IndexKey)]
         for key in keys:
-            opens_only = isinstance(key, DataKey) and key.kid != ring.primary
-            self._insert(KeyRecord.of(key, "decrypt-only" if opens_only else "active"), again=True)
-        if self._record(ring.primary).state != "active":
-            return  # adopted before, and rotated since
+            opens_only: State = "compromised" if key.kid in ring._compromised else "decrypt-only"
+            is_active = isinstance(key, IndexKey) or key.kid == ring.primary
+            self._insert(KeyRecord.of(key, "active" if is_active else opens_only), again=True)
 
         def change(roles: Roles) -> Roles:
+            if roles.primary == ring.primary or self._contents.keys[ring.primary].state != "active":
+                return roles  # adopted before, and perhaps rotated since
             written = written_in_order(ring._written or roles.written)
-            return roles.but(primary=ring.primary, search_by=ring.search_key or roles.search_by, written=written)
+            if gone := [kid for kid in written if self._contents.keys[kid].key is None]:
+                raise ConfigurationError(f"the ring writes index values under {gone[0]}, which has been destroyed")
+            return self._sealing_with(ring.primary, roles).but(search_by=ring.search_key or roles.search_by, written=written)
 
-        before = self._change_roles(change)
-        self._change_state(before.primary, "decrypt-only", unless_primary=True)
+        self._change_roles(change)
 
     def backup(self, path: str | os.PathLike[str]) -> None:
         """Write all records to a new file of mode 0600, as they are: wrapped and sealed. It opens with the same key-encryption key.
 
         A key that is destroyed later is still in it.
         """
-        file = FileStorage(path, self._timeout)
-        if not file.create(self._storage.read()):
+        file, raws = FileStorage(path, self._timeout), self._storage.read()
+        sealed, _ = self._consistent(raws)  # or this raises: what does not open is no backup
+        if not file.create([raw for raw in raws if identity_of(raw) == "root"] + sealed):
             raise ConfigurationError(f"{file} exists already: a backup is never overwritten")
 
     # --- one record at a time -----------------------------------------------------------------------------------------
@@ -342,21 +364,22 @@ class KeyStore(Unlocked):
             self.refresh()
             return
         there = self._record(record.kid)
-        same = there.purpose == record.purpose and there.key is not None and hmac.compare_digest(there.check, record.check)
+        same = there.purpose == record.purpose and hmac.compare_digest(there.check, record.check)
         if not again or not same:
-            raise ConfigurationError(f"there is another key {record.kid}, or it has been destroyed: nothing was changed")
+            raise ConfigurationError(f"there is another key {record.kid}: nothing was changed")
 
     def _change_roles(self, change: Callable[[Roles], Roles]) -> Roles:
         """The roles as they were before."""
         return self._changed(self._roles, change)
 
-    def _change_state(self, kid: str, state: State, *, unless_primary: bool = False) -> None:
+    def _change_state(self, kid: str, state: State) -> None:
         def change(record: KeyRecord) -> KeyRecord:
-            primary = kid == self._roles().primary
-            if state == record.state or (primary and unless_primary):
+            if state == record.state:
                 return record
-            if primary:
+            if kid == self._roles().primary:
                 raise ConfigurationError(f"{kid} is the primary key, which seals: rotate_data_key() first")
+            if kid in self._roles().written:
+                raise ConfigurationError(f"index values are written under {kid}: search_by() and write_only() of another one first")
             if state not in _NEXT[record.state]:
                 raise ConfigurationError(f"{kid} is {record.state}, and cannot become {state}")
             return record.but(state)
@@ -376,7 +399,8 @@ class KeyStore(Unlocked):
         raise KMSError(f"{self._storage} is changed by others all the time: nothing was changed here", temporary=True)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._storage}, store {self.store_id}, {self.held!r})"
+        what = f", store {self.store_id}, {self.held!r}" if self._seen is not None else ": not unlocked"
+        return f"{type(self).__name__}({self._storage}{what})"
 
 
 class CollectionKeyStore(KeyStore):
@@ -413,7 +437,8 @@ def _collection_of(given: Any) -> Collection[Any]:
     collection = getattr(getattr(given, "_flows", None), "collection", given)
     if not isinstance(collection, Collection):
         raise ConfigurationError("unused_in= takes collections of a MongoClient, or repositories over one: [client.crm.customers]")
-    return collection
+    # Where what was acknowledged last is certain to be counted, whatever the collection is read from otherwise.
+    return collection.with_options(read_preference=ReadPreference.PRIMARY, read_concern=ReadConcern("local"))
 
 
 def _shown(kid: object) -> str:

@@ -25,10 +25,22 @@ from bson.errors import BSONError
 
 from . import envelope, primitives
 from .datakey import DataKey, IndexKey, is_kid
-from .errors import ConfigurationError, IntegrityError, KeyUnavailableError, MalformedEnvelopeError
+from .errors import ConfigurationError, EnvelopeError, IntegrityError, KeyUnavailableError, MalformedEnvelopeError
 from .keys import KeyRing
 
-__all__ = ["Contents", "KeyRecord", "Purpose", "Roles", "Root", "RootRecord", "State", "read_contents", "read_root"]
+__all__ = [
+    "Contents",
+    "KeyRecord",
+    "Purpose",
+    "Roles",
+    "Root",
+    "RootRecord",
+    "State",
+    "missing_roles",
+    "read_contents",
+    "read_root",
+    "written_in_order",
+]
 
 Purpose = Literal["data", "index"]
 State = Literal["active", "decrypt-only", "compromised", "destroyed"]
@@ -188,12 +200,13 @@ class Contents:
     def ring(self, too_old: str | None = None) -> KeyRing:
         """What it unlocks. Raise `IntegrityError` if there is nothing that says which key seals."""
         if self.roles is None:
-            raise IntegrityError("the roles record of the key store is missing: restore it from a backup").about(document_id=_ROLES)
+            raise missing_roles()
         found = [each for each in self.keys.values() if each.key is not None]
         return KeyRing(
             [each.key for each in found if isinstance(each.key, DataKey)],
             primary=self.roles.primary,
-            index_keys=[each.key for each in found if isinstance(each.key, IndexKey)],
+            # Where nothing is searched by, an index key is one that somebody is about to give its role.
+            index_keys=[each.key for each in found if isinstance(each.key, IndexKey) and self.roles.search_by is not None],
             search_by=self.roles.search_by,
             written=self.roles.written,
             compromised=self._in_state("compromised"),
@@ -205,11 +218,19 @@ class Contents:
         return [kid for kid, each in self.keys.items() if each.state == state]
 
 
+def missing_roles() -> IntegrityError:
+    """Nothing says which key seals."""
+    return IntegrityError(
+        "the roles record of the key store is missing: if the store was never finished, create=True does that; otherwise restore "
+        "it from a backup"
+    ).about(document_id=_ROLES)
+
+
 def read_contents(raws: Iterable[bytes], root: Root) -> Contents:
     """All records but that of the root, each verified under it.
 
-    Raise `MalformedEnvelopeError` or `IntegrityError`, which name the record, for one that was edited, moved or put there by
-    somebody else; `ConfigurationError` for records that were not: an id twice.
+    Raise `EnvelopeError`, which names the record, for one that was edited, moved or put there by somebody else, an id that is there
+    twice, and roles of a key that cannot have them.
     """
     keys: dict[str, KeyRecord] = {}
     roles: Roles | None = None
@@ -232,7 +253,7 @@ def _read(raw: bytes, root: Root) -> KeyRecord | Roles:
         opened = envelope.open(raw, keys=root.ring, context=root.context)
     except KeyUnavailableError:
         opened = None
-    except (MalformedEnvelopeError, IntegrityError) as error:
+    except EnvelopeError as error:
         error.about(document_id=identity)
         raise
     if opened is None:
@@ -248,7 +269,7 @@ _OWN: Final = envelope.RESERVED - {"_id", "idx"}
 
 
 def _key(document: Mapping[str, Any], payload: bytes, raw: bytes) -> KeyRecord | None:
-    types = {"_id": str, "purpose": str, "state": str, "created": datetime, "check": bytes}
+    types = {"_id": (str,), "purpose": (str,), "state": (str,), "created": (datetime,), "check": (bytes,)}
     if not _fits(document, types):
         return None
     kid, purpose, state, check = (document[name] for name in ("_id", "purpose", "state", "check"))
@@ -265,7 +286,7 @@ def _key(document: Mapping[str, Any], payload: bytes, raw: bytes) -> KeyRecord |
 
 
 def _roles(document: Mapping[str, Any], payload: bytes, raw: bytes) -> Roles | None:
-    types = {"_id": str, "primary": str, "search_by": (str, type(None)), "written": list, "changed": datetime}
+    types = {"_id": (str,), "primary": (str,), "search_by": (str, type(None)), "written": (list,), "changed": (datetime,)}
     if not _fits(document, types) or payload != b"{}":
         return None
     primary, search_by, written = document["primary"], document["search_by"], document["written"]
@@ -274,19 +295,20 @@ def _roles(document: Mapping[str, Any], payload: bytes, raw: bytes) -> Roles | N
     return Roles(primary, search_by, tuple(written), document["changed"], raw)
 
 
-def _fits(document: Mapping[str, Any], types: Mapping[str, Any]) -> bool:
-    return document.keys() == types.keys() and all(isinstance(document[name], kind) for name, kind in types.items())
+def _fits(document: Mapping[str, Any], types: Mapping[str, tuple[type, ...]]) -> bool:
+    return document.keys() == types.keys() and all(type(document[name]) in kinds for name, kinds in types.items())
 
 
 def _check_roles(roles: Roles, keys: Mapping[str, KeyRecord]) -> None:
-    def is_active(kid: str | None, purpose: Purpose) -> bool:
-        record = None if kid is None else keys.get(kid)
-        return record is not None and record.purpose == purpose and record.state == "active"
+    def is_usable(kid: str, purpose: Purpose) -> bool:
+        record = keys.get(kid)
+        return record is not None and record.purpose == purpose and record.state in ("active", "decrypt-only")
 
-    if not is_active(roles.primary, "data"):
-        raise _contradiction(_ROLES, "names a primary key that is missing or not active")
-    if not all(is_active(kid, "index") for kid in roles.written):
-        raise _contradiction(_ROLES, "names a written index key that is missing or not active")
+    # A key becomes decrypt-only before another one seals in its place: roles and states are two records, written one by one.
+    if not is_usable(roles.primary, "data"):
+        raise _contradiction(_ROLES, "names a primary key that is missing, compromised or destroyed")
+    if not all(is_usable(kid, "index") for kid in roles.written):
+        raise _contradiction(_ROLES, "names a written index key that is missing or destroyed")
     if roles.search_by not in (roles.written or (None,)):
         raise _contradiction(_ROLES, "names an index key to search by under which nothing is written")
 

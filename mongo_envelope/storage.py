@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
+import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -35,7 +37,7 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]  # there, msvcrt locks
 
-__all__ = ["CollectionStorage", "FileStorage", "Storage", "identity_of"]
+__all__ = ["CollectionStorage", "FileStorage", "Storage", "checked_seconds", "identity_of"]
 
 T = TypeVar("T")
 
@@ -53,6 +55,13 @@ class Storage(Protocol):
         """Put one in the place of another of the same id, durably; False if that is not there any more, exactly as it was."""
 
 
+def checked_seconds(given: float, name: str) -> float:
+    """A time as it is; `ConfigurationError` for one that is none, or longer than a human life."""
+    if isinstance(given, bool) or not isinstance(given, int | float) or not 0 < given < 2**31:
+        raise ConfigurationError(f"{name}= is a number of seconds, greater than 0")
+    return given
+
+
 class CollectionStorage:
     """In a collection of a ``MongoClient``, with majority read and write concern, on the primary."""
 
@@ -65,12 +74,12 @@ class CollectionStorage:
             )
         if not isinstance(collection, Collection):
             raise ConfigurationError("the first parameter is a collection of a MongoClient: client.crm.keys")
-        self._timeout = timeout
+        self._timeout = checked_seconds(timeout, "timeout")
         self._collection = collection.with_options(
             codec_options=envelope.CODEC_OPTIONS.with_options(document_class=RawBSONDocument),
             read_preference=ReadPreference.PRIMARY,
             read_concern=ReadConcern("majority"),
-            write_concern=WriteConcern("majority", wtimeout=int(timeout * 1000)),
+            write_concern=WriteConcern("majority", wtimeout=math.ceil(timeout * 1000)),
         )
 
     def __str__(self) -> str:
@@ -132,7 +141,7 @@ class FileStorage:
     def __init__(self, path: str | os.PathLike[str], timeout: float) -> None:
         """Take a path, and the seconds to wait for a lock."""
         self.path: Final = Path(path)
-        self._timeout = timeout
+        self._timeout = checked_seconds(timeout, "timeout")
 
     def __str__(self) -> str:
         return repr(str(self.path))
@@ -186,7 +195,7 @@ class FileStorage:
             found = json.loads(content)
             if found.keys() == {"version", "records"} and type(found["version"]) is int and found["version"] == 1:
                 return [bson.encode(_decoded(each)) for each in found["records"]]
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, BSONError, OverflowError):
+        except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError, BSONError):
             pass
         raise MalformedEnvelopeError(f"{self} is not a key store of version 1, or is damaged. Restore it from its backup")
 
@@ -195,7 +204,8 @@ class FileStorage:
         lines = ",\n".join(json_util.dumps(bson.decode(raw, _AS_IT_IS), json_options=_CANONICAL) for raw in ordered)
         content = f'{{"version": 1, "records": [\n{lines}\n]}}\n'.encode()
         try:
-            descriptor, temporary = tempfile.mkstemp(prefix=f".{self.path.name}.", dir=self.path.parent)
+            self._clear()
+            descriptor, temporary = tempfile.mkstemp(prefix=f".{self.path.name}.", suffix=_NEW, dir=self.path.parent)
             try:
                 with os.fdopen(descriptor, "wb") as file:
                     file.write(content)
@@ -211,6 +221,16 @@ class FileStorage:
             _sync_folder(self.path.parent)
             return
         raise KMSError(f"the key store {self} could not be written: {problem}")
+
+    def _clear(self) -> None:
+        """What a process has left behind that was killed: a key that is destroyed later would stay in it.
+
+        Whoever holds the lock is the only one to write.
+        """
+        left = re.compile(re.escape(f".{self.path.name}.") + r"[a-z0-9_]{8}" + re.escape(_NEW))
+        for each in self.path.parent.iterdir():
+            if left.fullmatch(each.name):
+                each.unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -228,11 +248,14 @@ class FileStorage:
                     time.sleep(0.01)
                 yield
             finally:
+                _unlock(descriptor)
                 os.close(descriptor)
             return
         raise KMSError(f"the key store {self} could not be written: {problem}")
 
 
+#: How the name of a file ends that is about to take the place of the old one.
+_NEW: Final = ".new"
 _CANONICAL: Final = json_util.JSONOptions(
     json_mode=json_util.JSONMode.CANONICAL, tz_aware=True, uuid_representation=envelope.CODEC_OPTIONS.uuid_representation
 )
@@ -257,6 +280,12 @@ def _lock(descriptor: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def _unlock(descriptor: int) -> None:
+    """Closing is not enough: after a fork at this moment, the child has the file open, too, for as long as it lives."""
+    if fcntl is not None:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
 def _sync_folder(folder: Path) -> None:

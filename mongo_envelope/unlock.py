@@ -11,6 +11,7 @@ beforehand, so that nobody waits for it. Above stands `keystore`, which makes st
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import logging
 import os
@@ -24,11 +25,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypeVar
 
 from . import primitives
-from .errors import ConfigurationError, IntegrityError, KMSError
+from .errors import ConfigurationError, EnvelopeError, IntegrityError, KMSError, MongoEnvelopeError
 from .keys import KeyRing
 from .kms import KMS
 from .records import Contents, Root, read_contents, read_root
-from .storage import Storage, identity_of
+from .storage import Storage, checked_seconds, identity_of
 
 __all__ = ["Unlocked", "checked_kms"]
 
@@ -44,6 +45,8 @@ _AFTER_FAILURE: Final = 2.0
 #: The parts of the two limits after which a thread tries beforehand.
 _SOON: Final = 0.7
 _EARLY: Final = 0.9
+#: So many questions to the key service may be under way. A library of C may wait for its device for ever.
+_MOST_ASKED: Final = 8
 #: So often the key service is asked, at most, and so often the records are read while others change them.
 _ATTEMPTS: Final = 5
 
@@ -65,18 +68,20 @@ class Unlocked(primitives.NeverLeaves):
         """Check what is configured; nothing is asked yet."""
         self._kms = checked_kms(kms)
         self._expected = _checked_fingerprint(fingerprint)
-        if not 0 < refresh_after <= expire_after or not timeout > 0:
-            raise ConfigurationError("refresh_after, expire_after and timeout are seconds, the first not longer than the second")
+        self._refresh_after = checked_seconds(refresh_after, "refresh_after")
+        self._expire_after = checked_seconds(expire_after, "expire_after")
+        self._timeout = checked_seconds(timeout, "timeout")
+        if refresh_after > expire_after:
+            raise ConfigurationError("refresh_after is not longer than expire_after")
         if max_age is not None and not (isinstance(max_age, timedelta) and max_age > timedelta()):
             raise ConfigurationError("max_age is a timedelta: timedelta(days=365)")
         self._storage = storage
-        self._refresh_after, self._expire_after, self._max_age = refresh_after, expire_after, max_age
-        self._timeout = timeout
+        self._max_age = max_age
         self._held: Root | None = None
-        self._unwrapped = self._soon = self._late = 0.0
+        self._unwrapped = self._soon = self._late = self._early = 0.0
         self._missing: dict[str, float] = {}
         self._next_look = 0.0
-        self._failure: tuple[float, KMSError] | None = None
+        self._failure: tuple[float, MongoEnvelopeError] | None = None
         self._warned_of: str | None = None
         self._seen: tuple[Any, ...] | None = None
         self._begin_locks()
@@ -86,6 +91,7 @@ class Unlocked(primitives.NeverLeaves):
         self._turn = threading.RLock()
         self._guard = threading.Lock()
         self._renewal: Future[None] | None = None
+        self._asked: list[Future[bytes]] = []
         _stores.add(self)
 
     # --- the ring of the moment ---------------------------------------------------------------------------------------
@@ -97,7 +103,8 @@ class Unlocked(primitives.NeverLeaves):
         if now < self._soon:
             return False
         if now < self._late:
-            self._renew_in_thread()  # nobody waits for it
+            with contextlib.suppress(RuntimeError):  # no more threads: for want of room, or because the interpreter ends
+                self._renew_in_thread()  # nobody waits for it
             return False
         return True
 
@@ -119,9 +126,12 @@ class Unlocked(primitives.NeverLeaves):
         return self._ring
 
     def refresh(self) -> KeyRing:
-        """Read the records again, now. Raise `KMSError` if that is not possible."""
+        """Read the records again, now. Raise `KMSError` if that is not possible, or if what is held has expired."""
         with self._turn:
-            self._take(self._storage.read())
+            if _clock() < self._expires:
+                self._take(self._storage.read())
+            else:
+                self._renew()
             return self._ring
 
     def look_for(self, kid: str) -> KeyRing:
@@ -161,38 +171,48 @@ class Unlocked(primitives.NeverLeaves):
             now = _clock()
             if now < self._soon:
                 return
-            expires = self._unwrapped + self._expire_after
             if self._failure is not None and now < self._failure[0]:
-                if now < expires:
-                    return
-                raise KMSError(str(self._failure[1]), temporary=self._failure[1].temporary)
+                raise _anew(self._failure[1])
             try:
-                self._renew_now(now, expires)
-            except KMSError as error:
-                self._failure = _clock() + _AFTER_FAILURE, error
-                if _clock() >= expires:
+                self._renew_now(now)
+            except (KMSError, ConfigurationError, EnvelopeError) as error:
+                again = _clock() + _AFTER_FAILURE
+                self._failure = again, _anew(error)
+                if not isinstance(
+                    error, KMSError
+                ):  # the records were edited: what is there serves as long as it would have, anyway
+                    self._soon = min(again, self._late)
                     raise
-                _log.warning("%s; the keys that were read before go on serving for %d s", error, expires - _clock())
-                self._soon = self._late = min(_clock() + _AFTER_FAILURE, expires)
+                if _clock() >= self._expires:
+                    raise
+                _log.warning("%s; the keys that were read before go on serving for %d s", error, self._expires - _clock())
+                self._soon = min(again, self._expires)
+                self._late = min(max(again, _clock() + self._refresh_after), self._expires)
 
-    def _renew_now(self, now: float, expires: float) -> None:
-        raws = self._storage.read()
-        if now >= self._unwrapped + _EARLY * self._expire_after:
-            try:
-                self._unlock(raws)
-            except KMSError as error:
-                if now >= expires:
-                    raise
-                _log.warning("%s; the keys that were unwrapped before go on serving for %d s", error, expires - now)
-        self._take(raws)
-        self._failure = None
+    def _renew_now(self, now: float) -> None:
+        """Read the records and, if it is time, unwrap the root: in this order, as the key service may take its time."""
+        raws, expired = self._storage.read(), now >= self._expires
+        if not expired:
+            self._take(raws)
+            if now < self._early:
+                return
+        try:
+            self._unlock(raws)
+        except (KMSError, ConfigurationError, EnvelopeError) as error:
+            if _clock() >= self._expires:
+                raise
+            self._early = _clock() + _AFTER_FAILURE
+            _log.warning("%s; the root that was unwrapped before goes on serving for %d s", error, self._expires - _clock())
+        else:
+            self._take(raws)
 
     def _renew_in_thread(self) -> Future[None]:
         with self._guard:
             if self._renewal is None or self._renewal.done():
-                self._renewal = Future()
-                self._renewal.set_running_or_notify_cancel()  # who waits for it and is cancelled does not cancel it
-                threading.Thread(target=_fulfil, args=(self._renewal, self._renew), daemon=True).start()
+                renewal: Future[None] = Future()
+                renewal.set_running_or_notify_cancel()  # who waits for it and is cancelled does not cancel it
+                threading.Thread(target=_fulfil, args=(renewal, self._renew), daemon=True).start()
+                self._renewal = renewal  # not before there is a thread: others would wait for ever
             return self._renewal
 
     def _take(self, raws: Sequence[bytes]) -> None:
@@ -202,8 +222,9 @@ class Unlocked(primitives.NeverLeaves):
         if self._seen != (sealed, too_old):
             self._ring = contents.ring(too_old)
             self._contents, self._seen = contents, (sealed, too_old)
-        now, expires = _clock(), self._unwrapped + self._expire_after
-        self._late = min(now + self._refresh_after, expires)
+        self._failure = None
+        now = _clock()
+        self._late = min(now + self._refresh_after, self._expires)
         # Not all processes that were started together at the same moment.
         self._soon = now + (self._late - now) * random.uniform(_SOON - 0.1, _SOON)  # noqa: S311 - a moment, and no secret
 
@@ -234,6 +255,10 @@ class Unlocked(primitives.NeverLeaves):
             _log.warning("the primary key %s reaches max_age in %s: rotate_data_key() makes another one", primary.kid, left)
         return None
 
+    @property
+    def _expires(self) -> float:
+        return self._unwrapped + self._expire_after
+
     # --- the root -----------------------------------------------------------------------------------------------------
 
     @property
@@ -246,6 +271,7 @@ class Unlocked(primitives.NeverLeaves):
         """Hold the root of these records from now on."""
         now = _clock()
         self._held, self._unwrapped = self._unwrap(raws), now
+        self._early = now + _EARLY * self._expire_after
 
     def _unwrap(self, raws: Sequence[bytes]) -> Root:
         """The root: of this store, and the one that the configuration names."""
@@ -266,7 +292,7 @@ class Unlocked(primitives.NeverLeaves):
                 "anybody can wrap for a key-encryption key of an asymmetric kind: give the fingerprint that was logged when the "
                 "store was made"
             )
-        root = Root.of_secret(self._ask(kms.unwrap, record.wrapped), record.store)
+        root = Root.of_secret(self._ask(lambda: kms.unwrap(record.wrapped)), record.store)
         if root is None:
             raise ConfigurationError(
                 f"what was unwrapped is not the root of {self._storage}, but another store's, or somebody has put it there"
@@ -280,18 +306,27 @@ class Unlocked(primitives.NeverLeaves):
             raise ConfigurationError(f"the root of {self._storage} is another one than before. If that is right, start anew")
         return root
 
-    def _ask(self, verb: Callable[[bytes], bytes], argument: bytes) -> bytes:
+    def _ask(self, question: Callable[[], bytes]) -> bytes:
         """Ask the key service, again where that may help; `KMSError` after ``timeout`` seconds at most.
 
-        In a thread of its own, for what it runs may be a library of C that waits for a device.
+        In a thread of its own, for what it runs may be a library of C that waits for a device. Whatever is raised is raised anew:
+        what was asked stands in the frames of the question, and may be the secret.
         """
+        self._asked = [each for each in self._asked if not each.done()]
+        if len(self._asked) >= _MOST_ASKED:
+            raise KMSError(f"the key service has not answered the last {_MOST_ASKED} questions yet", temporary=True)
         answer: Future[bytes] = Future()
-        threading.Thread(target=_fulfil, args=(answer, _again, verb, argument, self._timeout), daemon=True).start()
+        self._asked.append(answer)
+        threading.Thread(target=_fulfil, args=(answer, _again, question, self._timeout), daemon=True).start()
         try:
             return answer.result(self._timeout)
+        except KMSError as error:
+            problem, temporary = str(error), error.temporary
         except TimeoutError:
-            pass
-        raise KMSError(f"the key service did not answer within {self._timeout:g} s", temporary=True)
+            problem, temporary = f"the key service did not answer within {self._timeout:g} s", True
+        except Exception as error:  # noqa: BLE001 - a provider of somebody else's; the text is not known to be harmless
+            problem, temporary = f"the key service could not be asked: {type(error).__name__}", False
+        raise KMSError(problem, temporary=temporary)
 
 
 _stores: Final[weakref.WeakSet[Unlocked]] = weakref.WeakSet()
@@ -323,16 +358,29 @@ def _fulfil(future: Future[T], call: Callable[..., T], *arguments: Any) -> None:
         future.set_result(result)
 
 
-def _again(verb: Callable[[bytes], bytes], argument: bytes, seconds: float) -> bytes:
+def _again(question: Callable[[], bytes], seconds: float) -> bytes:
     """Ask, and ask again for what is temporary. Where stamina is not installed there is no provider that needs it."""
     try:
         import stamina  # noqa: PLC0415 - of the extras that have a service to ask
     except ImportError:
-        return verb(argument)
+        return _bytes(question())
     for attempt in stamina.retry_context(on=_is_temporary, attempts=_ATTEMPTS, timeout=seconds, wait_initial=0.05, wait_max=2.0):
         with attempt:
-            return verb(argument)
+            return _bytes(question())
     raise AssertionError  # stamina raises what the last attempt raised
+
+
+def _bytes(answer: object) -> bytes:
+    if not isinstance(answer, bytes):
+        raise KMSError("the key service did not answer with bytes")
+    return answer
+
+
+def _anew(error: MongoEnvelopeError) -> MongoEnvelopeError:
+    """The same error for somebody else, without the frames of the first."""
+    same = type(error)(*error.args)
+    vars(same).update(vars(error))
+    return same
 
 
 def _is_temporary(error: Exception) -> bool:
