@@ -34,7 +34,7 @@ from .errors import ConfigurationError, KMSError, MalformedEnvelopeError
 
 try:
     import fcntl
-except ImportError:  # Windows
+except ImportError:  # pragma: no cover - Windows
     fcntl = None  # type: ignore[assignment]  # there, msvcrt locks
 
 __all__ = ["CollectionStorage", "FileStorage", "Storage", "checked_seconds", "identity_of"]
@@ -194,7 +194,7 @@ class FileStorage:
             # Each in its place: json_util would take the whole file for one document.
             found = json.loads(content)
             if found.keys() == {"version", "records"} and type(found["version"]) is int and found["version"] == 1:
-                return [bson.encode(_decoded(each)) for each in found["records"]]
+                return [bson.encode(_decoded(each), codec_options=_AS_IT_IS) for each in found["records"]]
         except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError, BSONError):
             pass
         raise MalformedEnvelopeError(f"{self} is not a key store of version 1, or is damaged. Restore it from its backup")
