@@ -230,16 +230,17 @@ class Unlocked(primitives.NeverLeaves):
 
     def _consistent(self, raws: Sequence[bytes]) -> tuple[list[bytes], Contents]:
         """The records but that of the root. They are not read at one moment: while others change them, they may disagree."""
-        for attempt in range(_ATTEMPTS):
-            sealed = [raw for raw in raws if identity_of(raw) != "root"]
+        for attempt in range(_ATTEMPTS - 1):
             try:
-                return sealed, read_contents(sealed, self._root)
+                return self._read(raws)
             except IntegrityError:
-                if attempt == _ATTEMPTS - 1:
-                    raise
-            time.sleep(0.02 * attempt)
+                time.sleep(0.02 * attempt)
             raws = self._storage.read()
-        raise AssertionError  # the last attempt has returned, or raised
+        return self._read(raws)
+
+    def _read(self, raws: Sequence[bytes]) -> tuple[list[bytes], Contents]:
+        sealed = [raw for raw in raws if identity_of(raw) != "root"]
+        return sealed, read_contents(sealed, self._root)
 
     def _age(self, contents: Contents) -> str | None:
         """Why the primary key does not seal any longer, if so."""
@@ -364,10 +365,8 @@ def _again(question: Callable[[], bytes], seconds: float) -> bytes:
         import stamina  # noqa: PLC0415 - of the extras that have a service to ask
     except ImportError:
         return _bytes(question())
-    for attempt in stamina.retry_context(on=_is_temporary, attempts=_ATTEMPTS, timeout=seconds, wait_initial=0.05, wait_max=2.0):
-        with attempt:
-            return _bytes(question())
-    raise AssertionError  # stamina raises what the last attempt raised
+    again = stamina.retry(on=_is_temporary, attempts=_ATTEMPTS, timeout=seconds, wait_initial=0.05, wait_max=2.0)
+    return again(lambda: _bytes(question()))()
 
 
 def _bytes(answer: object) -> bytes:

@@ -381,7 +381,7 @@ def test_commands_ask_the_majority(server: embedded.Server, database: Db) -> Non
     assert by_name["find"].get("$readPreference", {"mode": "primary"})["mode"] in ("primary", "primaryPreferred")
     for name in ("insert", "update"):
         assert by_name[name]["writeConcern"]["w"] == "majority"
-    assert by_name["update"]["updates"][0]["q"] == {"_id": "a", "hmac": b"one"}
+    assert by_name["update"]["updates"][0]["q"] == {"_id": "a", "hmac": Binary(b"one", 0)}
 
 
 def test_a_standalone_server_keeps_keys(standalone: str) -> None:
