@@ -500,9 +500,9 @@ def test_a_failure_that_stays_is_told_within_the_time(memory: Memory, kms: Servi
     kms.down(temporary=True)
     began = time.monotonic()
     with pytest.raises(KMSError, match=r"on fire|did not answer") as caught:
-        store(memory, kms, timeout=0.5)
+        store(memory, kms, timeout=1.5)
     assert caught.value.temporary
-    assert time.monotonic() - began < 1.0
+    assert time.monotonic() - began < 2.0
     assert 1 < len(kms.calls) <= 5
 
 
