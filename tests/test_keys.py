@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from mongo_envelope import DataKey, IndexKey, KeyRing, keyfile
 from mongo_envelope import keys as keys_module
 from mongo_envelope.datakey import WorkingKeys, check_context, is_kid
-from mongo_envelope.errors import ConfigurationError, UnknownKeyError
+from mongo_envelope.errors import ConfigurationError, KeyUnavailableError, UnknownKeyError
 from mongo_envelope.primitives import derive
 
 MATERIAL = bytes(range(100, 132))
@@ -938,3 +938,62 @@ def test_any_json_in_a_file_of_version_2_is_a_ring_or_refused(content: dict[str,
         assert ring.search_key == content["search_by"]
         assert ring.written_index_keys == tuple(sorted(content["written"]))
         assert [*ring.index_keys] == [each["kid"] for each in content["index_keys"]]
+
+
+# --- what a key store knows of its keys -------------------------------------------------------------------------------
+
+
+def store_ring(**options: Any) -> KeyRing:
+    """Three keys, of which one is marked as compromised; the id of one that is no more."""
+    keys = [DataKey("k1", MATERIAL), DataKey("k0", OTHER), DataKey("bad", THIRD)]
+    return KeyRing(keys, compromised=["bad"], destroyed=["gone"], **options)
+
+
+@pytest.mark.parametrize(
+    ("kid", "says"), [("bad", "is marked as compromised"), ("gone", "has been destroyed"), ("k9", "not in this")]
+)
+def test_keys_that_do_not_open(kid: str, says: str) -> None:
+    """Compromised, destroyed and unknown ones differ in what the error says; neither opens nor verifies."""
+    ring = store_ring()
+    for use in (ring.working_keys, ring.authenticator):
+        with pytest.raises(UnknownKeyError, match=says):
+            use(kid, "c")
+    assert ("bad" in ring, "gone" in ring) == (True, False)
+
+
+def test_for_a_rotation_compromised_keys_open() -> None:
+    """In another ring; the ring itself stays as it is, and what is destroyed is destroyed in both."""
+    ring = store_ring()
+    rotating = ring.for_rotation()
+    assert rotating.working_keys("bad", "c").authenticator.tag(b"") == DataKey("bad", THIRD).authenticator("c").tag(b"")
+    for each, kid in ((ring, "bad"), (rotating, "gone")):
+        with pytest.raises(UnknownKeyError):
+            each.authenticator(kid, "c")
+
+
+def test_a_compromised_key_does_not_seal() -> None:
+    """It cannot be the primary one, at once or later."""
+    with pytest.raises(ConfigurationError, match="the primary key bad is compromised"):
+        store_ring(primary="bad")
+    with pytest.raises(ConfigurationError, match="the primary key bad is compromised"):
+        store_ring().with_primary("bad")
+
+
+def test_a_primary_key_that_is_too_old_opens_only() -> None:
+    """Sealing is refused with the reason, opening goes on; without a reason it seals."""
+    ring = store_ring(too_old="the key k1 is too old")
+    with pytest.raises(KeyUnavailableError, match="the key k1 is too old"):
+        ring.sealing_keys("c")
+    assert ring.working_keys("k1", "c") is ring.working_keys("k1", "c")
+    assert store_ring().sealing_keys("c").authenticator.tag(b"") == DataKey("k1", MATERIAL).authenticator("c").tag(b"")
+
+
+def test_other_rings_know_it_too() -> None:
+    """A ring that is made of another one keeps what that knows of its keys."""
+    ring = store_ring(too_old="too old").with_key(DataKey.generate("new"), primary=False).with_index_key(IndexKey.generate())
+    with pytest.raises(UnknownKeyError, match="compromised"):
+        ring.authenticator("bad", "c")
+    with pytest.raises(UnknownKeyError, match="destroyed"):
+        ring.authenticator("gone", "c")
+    with pytest.raises(KeyUnavailableError, match="too old"):
+        ring.for_rotation().sealing_keys("c")

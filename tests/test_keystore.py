@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import logging
 import os
 import random
@@ -31,7 +32,7 @@ from test_leaks import forms, found
 from mongo_envelope import DataKey, IndexKey, KeyRing, embedded, envelope
 from mongo_envelope import keystore as keystore_module
 from mongo_envelope.errors import ConfigurationError, IntegrityError, KMSError, UnknownKeyError
-from mongo_envelope.keystore import CollectionKeyStore, FileKeyStore, KeyStore
+from mongo_envelope.keystore import CollectionKeyStore, FileKeyStore, KeyStore, StoredKey
 from mongo_envelope.kms import LocalKMS
 from mongo_envelope.records import KeyRecord, Roles, Root
 from mongo_envelope.storage import FileStorage
@@ -67,8 +68,13 @@ def fingerprint(ring: KeyRing) -> tuple[Any, ...]:
     return ring.primary, ring.search_key, ring.written_index_keys, checks, ring._compromised, ring._destroyed
 
 
+def stored(each: KeyStore) -> list[StoredKey]:
+    """Its keys. It is no mapping."""
+    return each.keys()
+
+
 def state_of(each: KeyStore, kid: str) -> str:
-    return next(key.state for key in each.keys() if key.kid == kid)
+    return next(key.state for key in stored(each) if key.kid == kid)
 
 
 # --- making one -------------------------------------------------------------------------------------------------------
@@ -81,7 +87,7 @@ def test_a_new_store(memory: Memory, kms: Service, caplog: pytest.LogCaptureFixt
     assert caplog.text.count(f"fingerprint='{made.fingerprint}'") == 1
     again = store(memory, kms, create=False, fingerprint=made.fingerprint)
     assert same_ring(again.ring(), made.ring())
-    shown = [(key.kid, key.purpose, key.state, key.primary, key.searched, key.written) for key in made.keys()]
+    shown = [(key.kid, key.purpose, key.state, key.primary, key.searched, key.written) for key in stored(made)]
     assert sorted(shown) == [
         (f"{made.store_id}-data", "data", "active", True, False, False),
         (f"{made.store_id}-index", "index", "active", False, True, True),
@@ -91,7 +97,7 @@ def test_a_new_store(memory: Memory, kms: Service, caplog: pytest.LogCaptureFixt
 
 def test_where_there_is_none(memory: Memory, kms: Service) -> None:
     """Without create, or with a fingerprint, none is made; where only the root is missing, neither."""
-    with pytest.raises(ConfigurationError, match="there is no key store in memory.*create=True makes one"):
+    with pytest.raises(ConfigurationError, match=r"there is no key store in memory.*create=True makes one"):
         store(memory, kms, create=False)
     with pytest.raises(ConfigurationError, match="the fingerprint says that there was one"):
         store(memory, kms, fingerprint="00" * 16)
@@ -159,7 +165,7 @@ def test_an_identity_that_does_not_come_back(memory: Memory) -> None:
 def test_threads_that_start_at_once(memory: Memory, kms: Service) -> None:
     """Sixteen make one store."""
     rings: list[KeyRing] = []
-    memory.before = lambda name: time.sleep(random.random() / 100)
+    memory.before = lambda name: time.sleep(0.01 * random.random())  # noqa: S311 - a pause
     in_threads(16, lambda: rings.append(store(memory, kms).ring()))
     assert len({fingerprint(ring)[0] for ring in rings}) == 1
     assert all(same_ring(rings[0], ring) for ring in rings)
@@ -196,7 +202,7 @@ class Place:
         self.kind, self.where = kind, where
         self.kek = os.urandom(32)
         self.kms = [LocalKMS("00" * 8, self.kek), LocalKMS("11" * 8, self.kek)]
-        self.client = None if kind == "file" else MongoClient[dict[str, Any]](where.split()[0])
+        self.client = None if kind == "file" else MongoClient[dict[str, Any]](where.split(maxsplit=1)[0])
 
     def opened(self, **options: Any) -> KeyStore:
         options = {"kms": self.kms, **AT_ONCE, **options}
@@ -206,14 +212,13 @@ class Place:
 
     def process(self, code: str) -> subprocess.Popen[str]:
         """One that has said that it is ready, and waits for a line."""
-        process = subprocess.Popen(
+        return subprocess.Popen(
             [sys.executable, "-c", WORKER + code, self.kind, self.where, self.kek.hex()],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL if "kill" in code else None,
             text=True,
         )
-        return process
 
     def ready(self, processes: list[subprocess.Popen[str]]) -> None:
         for process in processes:
@@ -290,7 +295,7 @@ say("done")
 
 
 def storm(place: Place, seconds: float) -> None:
-    """Two processes change one store at random; a third one reads. Everything that was sealed opens in a store that looks for it."""
+    """Two processes change one store at random; a third one reads. What was sealed opens in a store that looks for it."""
     place.opened(create=True)
     reader = place.opened()
     processes = [place.process(RANDOM) for _ in range(2)]
@@ -324,7 +329,7 @@ def storm(place: Place, seconds: float) -> None:
         ring = reader.look_for(decoded(raw)["kid"]).for_rotation()
         envelope.open(raw, keys=ring, context="c")
     assert same_ring(reader.refresh(), place.opened().ring())
-    assert len([key for key in reader.keys() if key.purpose == "data" and key.state == "active"]) <= 4
+    assert len([key for key in stored(reader) if key.purpose == "data" and key.state == "active"]) <= 4
 
 
 def test_two_processes_change_a_store_at_random(place: Place) -> None:
@@ -349,7 +354,8 @@ while True:
     store.destroy_key(old, unused_in=[], even_if_used=True)""",
     "adopt": """store = opened(); say('begun')
 for n in range(10**6):
-    store.adopt(KeyRing([DataKey(f"a{n}", os.urandom(32)), DataKey(f"b{n}", os.urandom(32))], index_keys=[IndexKey(f"x{n}", os.urandom(32))]))""",
+    keys = [DataKey(f"{kind}{n}", os.urandom(32)) for kind in "ab"]
+    store.adopt(KeyRing(keys, index_keys=[IndexKey(f"x{n}", os.urandom(32))]))""",
 }
 
 
@@ -357,6 +363,12 @@ def killed(place: Place, what: str, times: int) -> None:
     """Kill a process so often in the middle of something; each time the next start goes on, and what was known is there."""
     known: dict[str, bytes] = {}
     for number in range(times):
+        if what == "create" and number:
+            known.clear()
+            if place.client is None:
+                Path(place.where).unlink()
+            else:
+                place.client.drop_database(place.where.split()[1])
         process = place.process(KILLED[what] + "\n# kill")
         try:
             place.ready([process])
@@ -366,14 +378,14 @@ def killed(place: Place, what: str, times: int) -> None:
             process.stdin.flush()
             if what != "create":
                 assert process.stdout.readline() == "begun\n"
-            time.sleep(random.random() * 0.05)
+            time.sleep(0.05 * random.random())  # noqa: S311 - a moment
         finally:
             process.send_signal(signal.SIGKILL)
             process.communicate()
         after = place.opened(create=True)
         ring = after.ring()
         now = {key.kid: key.check for key in (*ring._keys.values(), *ring._index_keys.values())}
-        gone = {key.kid for key in after.keys() if key.state == "destroyed"}
+        gone = {key.kid for key in stored(after) if key.state == "destroyed"}
         assert {kid: check for kid, check in known.items() if kid not in gone}.items() <= now.items()
         assert what == "destroy_key" or not gone
         known = now
@@ -424,10 +436,8 @@ def test_a_change_that_stopped_after_any_step(memory: Memory, kms: Service, keys
             raise KeyboardInterrupt
 
     memory.before = crash
-    try:
+    with contextlib.suppress(KeyboardInterrupt):
         changes[what](keys_of)
-    except KeyboardInterrupt:
-        pass
     memory.before = lambda name: None
     again = store(memory, [kms, new], create=False)
     envelope.open(raw, keys=again.ring(), context="c")
@@ -477,7 +487,7 @@ def interleaved(memory: Memory, number: int, other: Callable[[], Any]) -> list[s
 @pytest.mark.parametrize("number", range(1, 16))
 @pytest.mark.parametrize("other", ["rotate_data_key", "adopt", "mark", "add_index_key"])
 @pytest.mark.parametrize("mine", ["rotate_data_key", "adopt", "add_index_key"])
-def test_two_changes_at_a_time(memory: Memory, kms: Service, keys_of: KeyStore, mine: str, other: str, number: int) -> None:
+def test_two_changes_at_a_time(memory: Memory, kms: Service, keys_of: KeyStore, *, mine: str, other: str, number: int) -> None:
     """One between any two steps of the other: both come about, and the store is free of contradictions."""
     rings = [KeyRing.generate(), KeyRing.generate()]
     first = keys_of.ring().primary
@@ -503,7 +513,7 @@ def test_a_new_key_that_is_destroyed_at_once(memory: Memory, kms: Service, keys_
     second, old = store(memory, kms), keys_of.ring().primary
 
     def destroy() -> None:
-        [new] = [key.kid for key in second.keys() if key.kid != old and key.purpose == "data"]
+        [new] = [key.kid for key in stored(second) if key.kid != old and key.purpose == "data"]
         second.destroy_key(new, unused_in=[], even_if_used=True)
 
     interleaved(memory, 3, destroy)
@@ -558,7 +568,7 @@ def test_a_key_in_use_is_not_destroyed(database: Db) -> None:
     new = keys.add_index_key()
     keys.search_by(new)
     keys.write_only(new)
-    with pytest.raises(ConfigurationError, match="may still be in use by a process that cannot reach the store.* UTC on"):
+    with pytest.raises(ConfigurationError, match=r"may still be in use by a process that cannot reach the store.* UTC on"):
         keys.destroy_key(old, unused_in=[database.customers])
     time.sleep(0.35)
     database.customers.insert_many([{"kid": old, "idx": {"kid": index}}, {"kid": old, "idx": {"kid": [new, index]}}, {"kid": "k"}])
