@@ -966,6 +966,8 @@ def test_for_a_rotation_compromised_keys_open() -> None:
     ring = store_ring()
     rotating = ring.for_rotation()
     assert rotating.working_keys("bad", "c").authenticator.tag(b"") == DataKey("bad", THIRD).authenticator("c").tag(b"")
+    assert rotating.authenticator("bad", "c") is rotating.working_keys("bad", "c").authenticator
+    assert ring.authenticator("k0", "c") is ring.authenticator("k0", "c")
     for each, kid in ((ring, "bad"), (rotating, "gone")):
         with pytest.raises(UnknownKeyError):
             each.authenticator(kid, "c")
