@@ -2550,6 +2550,9 @@ def good_stores() -> dict[str, Stored]:
             kek=OTHER_KEK,
         ),
         "rotation: the new key is there, the roles are the old ones": Stored([*made.values(), record_of(key_of(NEW))]),
+        "rotation: the new key is there, the old one is decrypt-only and still the primary one": Stored(
+            [root, roles, record_of(key_of(DATA, state="decrypt-only")), index, record_of(key_of(NEW))]
+        ),
         "rotation: the roles name the new key, the old one is active": Stored(
             [root, record_of(roles_of(NEW)), data, index, record_of(key_of(NEW))]
         ),
@@ -3054,7 +3057,6 @@ def contradictions(rejects: StoreRejects) -> None:
     wrong = keystore.Contradiction
     for name, primary in {
         "nobody knows": NO_KEY,
-        "is decrypt-only": D_ONLY,
         "is compromised": D_COMPROMISED,
         "is destroyed": D_DESTROYED,
         "is an index key": INDEX,
@@ -3072,7 +3074,7 @@ def contradictions(rejects: StoreRejects) -> None:
     put(wrong, "deleted: the record of the primary key", data=None)
     put(wrong, "deleted: the record of the index key", index=None)
     put(wrong, "deleted: all key records", data=None, index=None)
-    for state in ("decrypt-only", "compromised", "destroyed"):
+    for state in ("compromised", "destroyed"):
         put(wrong, f"replayed: the roles of before the primary became {state}", data=record_of(key_of(DATA, state=state)))
     put(wrong, "replayed: the roles of before the index key was destroyed", index=record_of(key_of(INDEX, "index", "destroyed")))
 

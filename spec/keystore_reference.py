@@ -418,8 +418,8 @@ def from_base64(text: Any) -> bytes | None:
 
 def check_roles(roles: Roles, data_keys: dict[str, Key], index_keys: dict[str, Key]) -> None:
     """Step 11: the rules of roles."""
-    if roles.primary not in data_keys or data_keys[roles.primary].state != "active":
-        raise Contradiction("primary is not an active data key")
+    if roles.primary not in data_keys or data_keys[roles.primary].state not in ("active", "decrypt-only"):
+        raise Contradiction("primary is not a data key that may seal")
     if any(kid not in index_keys or index_keys[kid].state != "active" for kid in roles.written):
         raise Contradiction("one of written is not an active index key")
     if roles.search_by is not None and roles.search_by not in roles.written:
