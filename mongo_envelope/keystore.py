@@ -26,7 +26,7 @@ from .datakey import DataKey, IndexKey
 from .errors import ConfigurationError, IntegrityError, KMSError
 from .keys import KeyRing
 from .kms import KMS
-from .records import KeyRecord, Purpose, Roles, Root, RootRecord, State, missing_roles, read_root, written_in_order
+from .records import KeyRecord, Purpose, Roles, Root, RootRecord, State, is_same, missing_roles, read_root, written_in_order
 from .storage import CollectionStorage, FileStorage, Storage, identity_of
 from .unlock import Unlocked, checked_kms
 
@@ -183,7 +183,7 @@ class KeyStore(Unlocked):
         if not hmac.compare_digest(self._ask(lambda: kms.unwrap(wrapped)), root.secret):
             raise KMSError("the key service does not unwrap what it has wrapped: nothing was written")
         record = RootRecord(root.store, dict(kms.identity), wrapped, datetime.now(UTC))
-        if read_root(record.as_bson()).kms != record.kms:
+        if not is_same(read_root(record.as_bson()).kms, record.kms):
             raise ConfigurationError("the identity of this key-encryption key does not come back from BSON as it was")
         return record
 
@@ -271,7 +271,7 @@ class KeyStore(Unlocked):
         renewed = RootRecord(wrapped.store, wrapped.kms, wrapped.wrapped, created)
         if not self._storage.replace(renewed.as_bson(), before):
             raise ConfigurationError("the root was wrapped anew by somebody else at the same time: nothing was changed here")
-        self._kms = (kms, *(each for each in self._kms if dict(each.identity) != dict(kms.identity)))
+        self._kms = (kms, *(each for each in self._kms if not is_same(each.identity, kms.identity)))
 
     # --- index keys ---------------------------------------------------------------------------------------------------
 

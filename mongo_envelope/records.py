@@ -36,6 +36,7 @@ __all__ = [
     "Root",
     "RootRecord",
     "State",
+    "is_same",
     "missing_roles",
     "read_contents",
     "read_root",
@@ -49,6 +50,7 @@ _ROOT: Final = "root"
 _ROLES: Final = "roles"
 _STORE: Final = re.compile(r"[0-9a-f]{16}", re.ASCII)
 _FINGERPRINT_BYTES: Final = 16
+_CHECK_BYTES: Final = 8
 _KINDS: Final[Mapping[str, type[DataKey | IndexKey]]] = {"data": DataKey, "index": IndexKey}
 #: purpose → the states that such a key can be in
 _STATES: Final = {
@@ -116,11 +118,23 @@ class RootRecord:
         return bson.encode({**names, "wrapped": self.wrapped, "created": self.created}, codec_options=envelope.CODEC_OPTIONS)
 
 
+def is_same(one: object, other: object) -> bool:
+    """Whether two identities are equal as BSON: for Python, True is 1 and 1.0."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(is_same(one[name], other[name]) for name in one)
+    return _kind(one) is _kind(other) and one == other
+
+
+def _kind(value: object) -> type:
+    return int if isinstance(value, int) and not isinstance(value, bool) else type(value)
+
+
 def read_root(raw: bytes) -> RootRecord:
     """The root record of a store. Raise `MalformedEnvelopeError` if it is none."""
     try:
+        envelope._walk(raw, {})  # no name twice: of two equal ones a decoder takes this one or that one
         document = bson.decode(raw, envelope.CODEC_OPTIONS)
-    except BSONError:
+    except (BSONError, MalformedEnvelopeError):
         document = {}
     types = {"_id": str, "version": int, "store": str, "kms": dict, "wrapped": bytes, "created": datetime}
     fits = document.keys() == types.keys() and all(type(document[name]) is kind for name, kind in types.items())
@@ -274,7 +288,7 @@ def _key(document: Mapping[str, Any], payload: bytes, raw: bytes) -> KeyRecord |
         return None
     kid, purpose, state, check = (document[name] for name in ("_id", "purpose", "state", "check"))
     material = _PAYLOAD.fullmatch(payload)
-    if not is_kid(kid) or kid == _ROOT or state not in _STATES.get(purpose, ()):
+    if not is_kid(kid) or kid == _ROOT or len(check) != _CHECK_BYTES or state not in _STATES.get(purpose, ()):
         return None
     if state == "destroyed":
         return KeyRecord(kid, purpose, state, document["created"], check, None, raw) if payload == b"{}" else None

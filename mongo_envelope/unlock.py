@@ -28,7 +28,7 @@ from . import primitives
 from .errors import ConfigurationError, EnvelopeError, IntegrityError, KMSError, MongoEnvelopeError
 from .keys import KeyRing
 from .kms import KMS
-from .records import Contents, Root, read_contents, read_root
+from .records import Contents, Root, is_same, read_contents, read_root
 from .storage import Storage, checked_seconds, identity_of
 
 __all__ = ["Unlocked", "checked_kms"]
@@ -281,7 +281,7 @@ class Unlocked(primitives.NeverLeaves):
             raise IntegrityError("the root record is missing, or there are two: restore the store").about(document_id="root")
         record = read_root(found[0])
         # What is stored decides nothing: not whom to ask, and not for which key.
-        kms = next((each for each in self._kms if dict(each.identity) == record.kms), None)
+        kms = next((each for each in self._kms if is_same(each.identity, record.kms)), None)
         if kms is None:
             known = " or ".join(str(each.identity.get("provider")) for each in self._kms)
             raise ConfigurationError(

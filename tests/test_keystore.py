@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import json
 import logging
 import os
 import random
@@ -29,9 +30,16 @@ from pymongo import AsyncMongoClient, MongoClient
 from pymongo.database import Database
 from test_leaks import forms, found
 
-from mongo_envelope import DataKey, IndexKey, KeyRing, embedded, envelope
+from mongo_envelope import DataKey, IndexKey, KeyRing, embedded, envelope, unlock
 from mongo_envelope import keystore as keystore_module
-from mongo_envelope.errors import ConfigurationError, IntegrityError, KMSError, UnknownKeyError
+from mongo_envelope.errors import (
+    ConfigurationError,
+    IntegrityError,
+    KMSError,
+    MalformedEnvelopeError,
+    UnknownKeyError,
+    UnsupportedVersionError,
+)
 from mongo_envelope.keystore import CollectionKeyStore, FileKeyStore, KeyStore, StoredKey
 from mongo_envelope.kms import LocalKMS
 from mongo_envelope.records import KeyRecord, Roles, Root
@@ -964,3 +972,63 @@ def test_a_store_that_is_unlocked_has_roles(memory: Memory, kms: Service, keys_o
     with pytest.raises(AssertionError):
         keys_of._roles()
     assert Root.generate().fingerprint != keys_of._root.fingerprint
+
+
+# --- the vectors of the specification ---------------------------------------------------------------------------------
+
+VECTORS = json.loads((Path(__file__).parent.parent / "spec" / "vectors" / "keystore.json").read_text())
+#: What the specification calls an error, and what the package raises.
+ERRORS: dict[str, tuple[type[Exception], ...]] = {
+    "Contradiction": (IntegrityError,),
+    "ForeignKey": (ConfigurationError,),
+    "Incomplete": (ConfigurationError, IntegrityError),
+    "Integrity": (IntegrityError,),
+    "InvalidRecord": (IntegrityError,),
+    "MalformedRecord": (MalformedEnvelopeError,),
+    "NoFingerprint": (ConfigurationError,),
+    "Unwrap": (KMSError,),
+    "UnsupportedVersion": (MalformedEnvelopeError, UnsupportedVersionError),
+    "WrongFingerprint": (ConfigurationError,),
+    "WrongRoot": (ConfigurationError,),
+}
+
+
+class Stored(Memory):
+    """The records of a vector, also if an id is there twice."""
+
+    def __init__(self, case: dict[str, Any]) -> None:
+        super().__init__()
+        self.raws = [bytes.fromhex(raw) for raw in case["records"]]
+
+    def read(self) -> list[bytes]:
+        return self.raws
+
+
+def from_vector(case: dict[str, Any]) -> tuple[Service, Callable[[], KeyStore]]:
+    kms = Service(LocalKMS("00" * 8, bytes.fromhex(case["kek"])))
+    kms.identity, kms.public = case["kms"], case["public"]
+    return kms, lambda: store(Stored(case), kms, create=False, fingerprint=case["fingerprint"])
+
+
+@pytest.mark.parametrize("case", VECTORS["stores"], ids=lambda case: case["name"])
+def test_a_store_of_the_specification_opens(case: dict[str, Any]) -> None:
+    """With its keys, states and roles."""
+    opened = from_vector(case)[1]()
+    assert opened.fingerprint == case["root_fingerprint"]
+    roles = {name: case["roles"][name] for name in ("primary", "search_by", "written")}
+    assert opened.ring().primary == roles["primary"]
+    assert sorted(key.kid for key in stored(opened) if key.written) == roles["written"]
+    assert [key.kid for key in stored(opened) if key.searched] == ([roles["search_by"]] if roles["search_by"] else [])
+    assert {key.kid: key.state for key in stored(opened)} == {key["kid"]: key["state"] for key in case["keys"]}
+
+
+@pytest.mark.parametrize("case", VECTORS["reject"], ids=lambda case: case["name"])
+def test_a_store_that_the_specification_refuses(case: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the error that stands for the one of the specification; of a foreign key nobody is asked."""
+    monkeypatch.setattr(unlock.time, "sleep", lambda seconds: None)  # before records are read again
+    kms, opened = from_vector(case)
+    with pytest.raises(ERRORS[case["error"]]) as caught:
+        opened()
+    assert type(caught.value) in ERRORS[case["error"]]
+    if case["error"] in ("ForeignKey", "NoFingerprint"):
+        assert kms.calls == []

@@ -142,7 +142,7 @@ COUNTS: dict[str, dict[str, int]] = {
     },
     "capabilities": {"whole": 5, "restricted": 6, "refused": 172},
     "errors": {
-        "Contradiction": 28,
+        "Contradiction": 26,
         "ForeignKey": 24,
         "Incomplete": 3,
         "Integrity": 36,

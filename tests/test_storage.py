@@ -451,3 +451,21 @@ def test_any_record_of_a_collection_has_an_identity(database: Db) -> None:
     """What somebody else has put there is named, and does not stop the reading."""
     database.keys.insert_many([{"_id": 1}, {"_id": Binary(b"x", 7)}, {"_id": "x" * 2000}])
     assert [identity_of(raw) for raw in CollectionStorage(database.keys, 5.0).read()] == [1, Binary(b"x", 7), None]
+
+
+# --- the vectors of the specification ---------------------------------------------------------------------------------
+
+VECTORS = json.loads((Path(__file__).parent.parent / "spec" / "vectors" / "keystore.json").read_text())
+
+
+@pytest.mark.parametrize("case", VECTORS["stores"], ids=lambda case: case["name"])
+def test_a_file_of_the_specification_is_read(case: dict[str, Any]) -> None:
+    """Its records are the same bytes."""
+    assert sorted(parsed(json.dumps(case["file"]).encode()) or []) == sorted(map(bytes.fromhex, case["records"]))
+
+
+@pytest.mark.parametrize("case", VECTORS["files_refused"], ids=lambda case: case["name"])
+def test_a_file_that_the_specification_refuses(case: dict[str, Any]) -> None:
+    """It is no store."""
+    content = case["file"]
+    assert parsed((content if isinstance(content, str) else json.dumps(content)).encode()) is None
