@@ -460,8 +460,9 @@ VECTORS = json.loads((Path(__file__).parent.parent / "spec" / "vectors" / "keyst
 
 @pytest.mark.parametrize("case", VECTORS["stores"], ids=lambda case: case["name"])
 def test_a_file_of_the_specification_is_read(case: dict[str, Any]) -> None:
-    """Its records are the same bytes."""
-    assert sorted(parsed(json.dumps(case["file"]).encode()) or []) == sorted(map(bytes.fromhex, case["records"]))
+    """Its records are the same bytes, but for `_id`, which comes first."""
+    records = [encoded(bson.decode(bytes.fromhex(raw), storage_module._AS_IT_IS)) for raw in case["records"]]
+    assert sorted(parsed(json.dumps(case["file"]).encode()) or []) == sorted(records)
 
 
 @pytest.mark.parametrize("case", VECTORS["files_refused"], ids=lambda case: case["name"])
