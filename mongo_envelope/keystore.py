@@ -249,6 +249,8 @@ class KeyStore(Unlocked):
             if sum(numbers.values()):
                 where = ", ".join(f"{number} of {place}" for place, number in numbers.items() if number)
                 raise ConfigurationError(f"documents are still under {kid}: {where}. Repository.rotate() or reindex() moves them")
+        if record.purpose == "data":
+            self._retire(kid)  # nobody makes a key primary that is not active
         self._change_state(kid, "destroyed")
 
     # --- the key-encryption key ---------------------------------------------------------------------------------------

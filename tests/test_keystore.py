@@ -420,6 +420,16 @@ def test_a_process_that_is_killed_fifty_times(place: Place, what: str) -> None:
     killed(place, what, 50)
 
 
+def test_an_active_key_is_retired_before_it_is_destroyed(memory: Memory, keys_of: KeyStore) -> None:
+    """As the specification says: who is about to give it a role sees that in time."""
+    memory.insert(KeyRecord.of(DataKey("k", os.urandom(32))).sealed(keys_of._root))
+    keys_of.refresh()
+    memory.calls.clear()
+    keys_of.destroy_key("k", unused_in=[], even_if_used=True)
+    assert memory.calls.count("replace") == 2
+    assert state_of(keys_of, "k") == "destroyed"
+
+
 @pytest.mark.parametrize("after", range(1, 14))
 @pytest.mark.parametrize("what", ["rotate_data_key", "rotate_kek", "destroy_key", "adopt", "add_index_key"])
 def test_a_change_that_stopped_after_any_step(memory: Memory, kms: Service, keys_of: KeyStore, what: str, after: int) -> None:
