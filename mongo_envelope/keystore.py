@@ -250,7 +250,7 @@ class KeyStore(Unlocked):
                 where = ", ".join(f"{number} of {place}" for place, number in numbers.items() if number)
                 raise ConfigurationError(f"documents are still under {kid}: {where}. Repository.rotate() or reindex() moves them")
         if record.purpose == "data":
-            self._retire(kid)  # nobody makes a key primary that is not active
+            self._retire(kid)  # adopt() gives no role to a key that is not active
         self._change_state(kid, "destroyed")
 
     # --- the key-encryption key ---------------------------------------------------------------------------------------
