@@ -102,6 +102,13 @@ class KeyStore(Unlocked):
         if not _has(raws, "root"):
             raws = self._make(raws, create=create)
         self._unlock(raws)
+        if self._expected is None:
+            _log.warning(
+                "opened the key store in %s without a fingerprint: whoever can write it, and have its key-encryption key encrypt, "
+                "could put another there. Compare with what was logged when the store was made, and configure it: fingerprint=%r",
+                storage,
+                self.fingerprint,
+            )
         if create and not _has(raws, "roles"):
             raws = self._completed(raws)
         self._take(raws)

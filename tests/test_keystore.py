@@ -85,6 +85,23 @@ def state_of(each: KeyStore, kid: str) -> str:
     return next(key.state for key in stored(each) if key.kid == kid)
 
 
+# --- opening one --------------------------------------------------------------------------------------------------------
+
+
+def test_a_store_that_is_opened_without_its_fingerprint_says_so(
+    memory: Memory, kms: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever may encrypt could have put it there; with the fingerprint, and to who has made it, there is nothing to say."""
+    made = store(memory, kms)
+    caplog.clear()
+    store(memory, kms, create=False)
+    assert "without a fingerprint" in caplog.text
+    assert caplog.text.count(made.fingerprint) == 1
+    caplog.clear()
+    store(memory, kms, create=False, fingerprint=made.fingerprint)
+    assert caplog.text == ""
+
+
 # --- making one -------------------------------------------------------------------------------------------------------
 
 
