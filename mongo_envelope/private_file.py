@@ -14,7 +14,7 @@ from pathlib import Path
 
 from .errors import ConfigurationError
 
-__all__ = ["create_private", "read_private"]
+__all__ = ["create_private", "read_private", "sync_folder"]
 
 
 def read_private(
@@ -66,12 +66,12 @@ def create_private(path: Path, content: bytes, noun: str) -> bool:
         return False
     except OSError as error:
         raise ConfigurationError(f"cannot make the {noun} {str(path)!r}: {error.strerror}") from error
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
     return True
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make the new name itself survive a power cut. Not every platform can open a folder."""
+def sync_folder(folder: Path) -> None:
+    """Make a new name itself survive a power cut. Not every platform can open a folder."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

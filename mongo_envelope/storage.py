@@ -31,6 +31,7 @@ from pymongo.read_concern import ReadConcern
 
 from . import envelope
 from .errors import ConfigurationError, KMSError, MalformedEnvelopeError
+from .private_file import sync_folder
 
 try:
     import fcntl
@@ -218,7 +219,7 @@ class FileStorage:
         except OSError as error:
             problem = error.strerror
         else:
-            _sync_folder(self.path.parent)
+            sync_folder(self.path.parent)
             return
         raise KMSError(f"the key store {self} could not be written: {problem}")
 
@@ -286,13 +287,3 @@ def _unlock(descriptor: int) -> None:
     """Closing is not enough: after a fork at this moment, the child has the file open, too, for as long as it lives."""
     if fcntl is not None:
         fcntl.flock(descriptor, fcntl.LOCK_UN)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the new content itself survive a power cut. Not every platform can open a folder."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mongo_envelope import ConfigurationError
-from mongo_envelope.private_file import create_private, read_private
+from mongo_envelope.private_file import create_private, read_private, sync_folder
 
 posix_only = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no file modes")
 
@@ -55,3 +55,8 @@ def test_what_cannot_be_read_or_made_is_named(tmp_path: Path) -> None:
         tmp_path.chmod(0o700)
         with pytest.raises(ConfigurationError, match="Is a directory"):
             read_private(tmp_path, "thing")
+
+
+def test_a_folder_that_cannot_be_opened_is_no_matter(tmp_path: Path) -> None:
+    """Not every platform can flush a folder."""
+    sync_folder(tmp_path / "none")

@@ -250,11 +250,6 @@ def test_places_where_no_file_can_be(tmp_path: Path) -> None:
     assert FileStorage(tmp_path / "no" / "a", 1.0).read() == []
 
 
-def test_a_folder_that_cannot_be_opened_is_no_matter(tmp_path: Path) -> None:
-    """Not every platform can flush a folder."""
-    storage_module._sync_folder(tmp_path / "none")
-
-
 def test_without_advisory_locks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where there is no ``fcntl``, nothing has to be unlocked: closing does it."""
     monkeypatch.setattr(storage_module, "fcntl", None)
