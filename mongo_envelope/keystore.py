@@ -16,7 +16,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Self, TypedDict, TypeVar, Unpack
 
 from pymongo import ReadPreference
 from pymongo.collection import Collection
@@ -45,6 +45,8 @@ _NEXT: Final[Mapping[State, tuple[State, ...]]] = {
 _TURNS: Final = 100
 #: A key that was made so long ago and is not the primary one nobody is about to make that.
 _LEFT_BEHIND: Final = timedelta(minutes=1)
+#: Seconds for one question to the key service, or one command to the database.
+_TIMEOUT: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,17 @@ class StoredKey:
     written: bool = False  #: index values are written under it
 
 
+class StoreOptions(TypedDict, total=False):
+    """What a store takes beside its place and its key-encryption key: `KeyStore` says what each is."""
+
+    fingerprint: str | None
+    create: bool
+    refresh_after: float
+    expire_after: float
+    max_age: timedelta | None
+    timeout: float
+
+
 class KeyStore(Unlocked):
     """What `CollectionKeyStore` and `FileKeyStore` have in common. Safe to share between threads, and after a fork."""
 
@@ -74,7 +87,7 @@ class KeyStore(Unlocked):
         refresh_after: float = 300.0,
         expire_after: float = 86_400.0,
         max_age: timedelta | None = None,
-        timeout: float = 10.0,
+        timeout: float = _TIMEOUT,
     ) -> None:
         """Unlock a store, or make it. It asks the key service, and raises what that raises.
 
@@ -112,11 +125,6 @@ class KeyStore(Unlocked):
         if create and not _has(raws, "roles"):
             raws = self._completed(raws)
         self._take(raws)
-
-    @classmethod
-    async def open(cls, *arguments: Any, **options: Any) -> Self:
-        """The same as the constructor, in a thread: for those who run an event loop."""
-        return await asyncio.to_thread(cls, *arguments, **options)
 
     @property
     def store_id(self) -> str:
@@ -414,27 +422,37 @@ class KeyStore(Unlocked):
 class CollectionKeyStore(KeyStore):
     """A key store in a collection: ``CollectionKeyStore(client.crm.keys, kms=LocalKMS.from_file("kek.json"))``."""
 
-    def __init__(self, collection: Collection[Any], *, timeout: float = 10.0, **options: Any) -> None:
+    def __init__(self, collection: Collection[Any], *, kms: KMS | Sequence[KMS], **options: Unpack[StoreOptions]) -> None:
         """As `KeyStore`, in a collection of a ``MongoClient``: beside an `AsyncRepository`, too."""
-        super().__init__(CollectionStorage(collection, timeout), timeout=timeout, **options)
+        super().__init__(CollectionStorage(collection, options.get("timeout", _TIMEOUT)), kms=kms, **options)
+
+    @classmethod
+    async def open(cls, collection: Collection[Any], *, kms: KMS | Sequence[KMS], **options: Unpack[StoreOptions]) -> Self:
+        """The same as the constructor, in a thread: for those who run an event loop."""
+        return await asyncio.to_thread(lambda: cls(collection, kms=kms, **options))
 
     @staticmethod
     def restore(collection: Collection[Any], path: str | os.PathLike[str]) -> None:
         """Put the records of a backup into an empty collection. It can be called again if it was interrupted."""
-        _restore(CollectionStorage(collection, 10.0), path)
+        _restore(CollectionStorage(collection, _TIMEOUT), path)
 
 
 class FileKeyStore(KeyStore):
     """A key store in a file of mode 0600: ``FileKeyStore("keys.store", kms=LocalKMS.from_env())``."""
 
-    def __init__(self, path: str | os.PathLike[str], *, timeout: float = 10.0, **options: Any) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, kms: KMS | Sequence[KMS], **options: Unpack[StoreOptions]) -> None:
         """As `KeyStore`, in a file. Several processes of one machine may use it; a network file system may not lock it."""
-        super().__init__(FileStorage(path, timeout), timeout=timeout, **options)
+        super().__init__(FileStorage(path, options.get("timeout", _TIMEOUT)), kms=kms, **options)
+
+    @classmethod
+    async def open(cls, path: str | os.PathLike[str], *, kms: KMS | Sequence[KMS], **options: Unpack[StoreOptions]) -> Self:
+        """The same as the constructor, in a thread: for those who run an event loop."""
+        return await asyncio.to_thread(lambda: cls(path, kms=kms, **options))
 
     @staticmethod
     def restore(path: str | os.PathLike[str], backup: str | os.PathLike[str]) -> None:
         """Make the file of a backup. Raise `ConfigurationError` if it exists."""
-        _restore(FileStorage(path, 10.0), backup)
+        _restore(FileStorage(path, _TIMEOUT), backup)
 
 
 def _has(raws: Iterable[bytes], identity: str) -> bool:
@@ -455,7 +473,7 @@ def _shown(kid: object) -> str:
 
 def _restore(storage: Storage, path: str | os.PathLike[str]) -> None:
     """The root last: without it the store does not open, so what is there half can be done again."""
-    backup = FileStorage(path, 10.0)
+    backup = FileStorage(path, _TIMEOUT)
     records = sorted(backup.read(), key=lambda raw: identity_of(raw) == "root")
     if not records:
         raise ConfigurationError(f"there is no backup in {backup}")

@@ -25,8 +25,10 @@ from mongo_envelope import (
     BulkWriter,
     Change,
     ChangeStream,
+    CollectionKeyStore,
     Cursor,
     DocumentCodec,
+    FileKeyStore,
     Hooks,
     IntegrityError,
     KeyRing,
@@ -36,11 +38,13 @@ from mongo_envelope import (
     RevisionConflictError,
     SaveResult,
     Sensitive,
+    StoredKey,
     UnknownKeyError,
     UpdateResult,
     embedded,
 )
 from mongo_envelope.conditions import any_element, contains, contains_all, is_, is_in, not_, not_in, present, where
+from mongo_envelope.kms import KMS, LocalKMS
 
 
 class Customer(BaseModel):
@@ -84,6 +88,27 @@ def transactions_and_streams(customers: Repository[Customer], ada: Customer) -> 
             assert_type(change.resume_token, dict[str, Any])
         assert_type(stream.try_next(), Change[Customer] | None)
     customers.watch(resume_after=stream.resume_token).close()
+
+
+def stores(client: MongoClient[dict[str, Any]], aclient: AsyncMongoClient[dict[str, Any]], kms: KMS) -> None:
+    """A store in place of a ring, over either driver; a name that is none is an error."""
+    store = CollectionKeyStore(client.crm.keys, kms=[LocalKMS.from_env(), kms], fingerprint="00" * 16, refresh_after=60)
+    customers = Repository(Customer, client.crm.customers, keys=store)
+    AsyncRepository(Customer, aclient.crm.customers, keys=FileKeyStore("keys.store", kms=kms, create=True))
+    assert_type(store.rotate_data_key(), str)
+    assert_type(customers.rotate(on_progress=print), int)
+    assert_type(customers.needs_rotation({"_id": 1}), bool)
+    assert_type(store.keys(), list[StoredKey])
+    assert_type(store.ring(), KeyRing)
+    store.destroy_key("k", unused_in=[customers, client.crm.orders])
+    CollectionKeyStore(client.crm.keys, kms=kms, refersh_after=60)  # type: ignore[call-arg]  # misspelt
+    CollectionKeyStore(client.crm.keys)  # type: ignore[call-arg]  # no key-encryption key
+    CollectionKeyStore(aclient.crm.keys, kms=kms)  # type: ignore[arg-type]  # the wrong driver's
+
+
+async def opened(client: MongoClient[dict[str, Any]], kms: KMS) -> None:
+    """Beside an event loop."""
+    assert_type(await CollectionKeyStore.open(client.crm.keys, kms=kms, expire_after=3600), CollectionKeyStore)
 
 
 def restricted(client: MongoClient[dict[str, Any]], keys: KeyRing) -> None:
