@@ -134,6 +134,13 @@ class Flows(Generic[Model]):
         if self._unproved:
             await self._prove()
 
+    async def newest_keys(self) -> None:
+        """For what is done seldom, and by way of what keys there are: what a key store holds now."""
+        if self._key_store is not None:
+            sync = isinstance(self.collection, Collection)
+            self._take(await settle(self._key_store.refresh() if sync else self._key_store.refreshed()))
+        await self.keys_at_hand()
+
     def _take(self, ring: KeyRing) -> None:
         """In one step, for other threads."""
         if ring is not self.codec.keys:
@@ -376,7 +383,7 @@ class Flows(Generic[Model]):
     async def setup(self, *, indexes: Sequence[Any], guard: bool, dry_run: bool, session: Any) -> list[str]:
         """Check collection and server, and make what is missing."""
         self.need("verify" if dry_run else "seal", what="setup(dry_run=True)" if dry_run else "setup, which writes a probe,")
-        await self.keys_at_hand()
+        await self.newest_keys()
         return await set_up(
             self._primary,
             self.schema,

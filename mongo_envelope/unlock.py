@@ -134,6 +134,10 @@ class Unlocked(primitives.NeverLeaves):
                 self._renew()
             return self._ring
 
+    async def refreshed(self) -> KeyRing:
+        """As `refresh`, for those who run an event loop."""
+        return await asyncio.to_thread(self.refresh)
+
     def look_for(self, kid: str) -> KeyRing:
         """The ring, read again for the sake of a kid that it does not hold, unless that was done a short while ago.
 

@@ -77,14 +77,14 @@ class Upkeep(Bulk[Model]):
         """Seal anew what is not under the primary data key; how many documents that were."""
         self.need("seal", what="rotate")
         check_on_invalid(on_invalid)
-        await self.keys_at_hand()
+        await self.newest_keys()
         run = _Run("resealed", on_progress, on_invalid)
         return await self._renew(lambda: {"v": 1, "hmac": {"$exists": True}, "kid": {"$ne": self._keys.primary}}, run, session)
 
     async def retire_data_key(self, kid: str | DataKey, *, session: Any) -> KeyRing:
         """A ring without a data key; refused while a document is under it."""
         self.need("seal", what="retire_data_key")
-        await self.keys_at_hand()
+        await self.newest_keys()
         ring = self._keys.without_key(kid)
         kid = _id_of(kid)
         left = await self._number_of({"kid": kid}, session)
@@ -100,7 +100,7 @@ class Upkeep(Bulk[Model]):
         """Seal anew what has other index values than today's; how many documents that were."""
         self.need("seal", what="reindex")
         check_on_invalid(on_invalid)
-        await self.keys_at_hand()
+        await self.newest_keys()
         if not self.codec.indexer and not every:
             raise ConfigurationError(
                 f"{self.schema.model.__name__} has no blind index (any more); every=True takes away what is left"
@@ -203,7 +203,7 @@ class Upkeep(Bulk[Model]):
     async def search_by(self, kid: str | IndexKey, *, session: Any) -> KeyRing:
         """A ring that searches by another index key; refused while a document has no values under it."""
         self.need("search", what="search_by")
-        await self.keys_at_hand()
+        await self.newest_keys()
         ring = self._keys.searching_by(kid)
         kid = _id_of(kid)
         lacking = 0 if not self.codec.indexer else await self._number_of({"idx.kid": {"$ne": kid}}, session)
@@ -216,7 +216,7 @@ class Upkeep(Bulk[Model]):
     async def retire_index_key(self, kid: str | IndexKey, *, session: Any) -> KeyRing:
         """A ring without an index key; refused while a document has values under it."""
         self.need("search", what="retire_index_key")
-        await self.keys_at_hand()
+        await self.newest_keys()
         ring = self._keys.without_index_key(kid)
         kid = _id_of(kid)
         left = await self._number_of({"idx.kid": kid}, session)
@@ -269,7 +269,7 @@ class Upkeep(Bulk[Model]):
         """What is wrong with the collection, as the server says. A ring without "search" does not look at index values."""
         self.need("verify", what="doctor")
         """What is wrong with the collection, as the server says."""
-        await self.keys_at_hand()
+        await self.newest_keys()
         options = await options_of(self._primary, session)
         if options is None:
             return [Finding("no collection", f"{self.name} is not there yet: setup() makes it")]
