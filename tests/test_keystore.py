@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import json
@@ -1059,3 +1060,22 @@ def test_a_store_that_the_specification_refuses(case: dict[str, Any], monkeypatc
     assert type(caught.value) in ERRORS[case["error"]]
     if case["error"] in ("ForeignKey", "NoFingerprint"):
         assert kms.calls == []
+
+
+async def test_a_store_is_opened_beside_an_event_loop(database: Db, tmp_path: Path, kms: Service) -> None:
+    """In a thread: the loop goes on while the key service takes its time; of a collection and of a file."""
+    kms.before = lambda name: time.sleep(0.15)
+    beats = 0
+
+    async def beat() -> None:
+        nonlocal beats
+        while True:
+            await asyncio.sleep(0.01)
+            beats += 1
+
+    beating = asyncio.create_task(beat())
+    one = await CollectionKeyStore.open(database.get_collection("keys"), kms=kms, create=True)
+    other = await FileKeyStore.open(tmp_path / "keys.store", kms=kms, create=True, timeout=5.0)
+    beating.cancel()
+    assert beats >= 10
+    assert len(one.ring()) == len(other.ring()) == 1

@@ -414,7 +414,7 @@ async def test_an_event_loop_is_not_blocked(memory: Memory, kms: Service, clock:
 
 
 async def opened(memory: Memory, kms: Service) -> KeyStore:
-    return await KeyStore.open(memory, kms=kms, refresh_after=10.0, expire_after=100.0)
+    return await asyncio.to_thread(KeyStore, memory, kms=kms, refresh_after=10.0, expire_after=100.0)
 
 
 async def test_looking_for_a_kid_in_an_event_loop(memory: Memory, kms: Service) -> None:
