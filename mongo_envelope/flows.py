@@ -82,6 +82,11 @@ class Flows(Generic[Model]):
             raise ConfigurationError(
                 f"{type(collection).__module__}.{type(collection).__name__} is not a collection of this driver. Use {right}"
             )
+        if not isinstance(keys, KeyRing | KeyStore):
+            raise ConfigurationError(
+                "keys= takes a KeyRing or a key store: KeyRing.from_file(…), or CollectionKeyStore(client.crm.keys, kms=…), which "
+                "is given a key-encryption key"
+            )
         self.name: str = collection.name
         self.hooks = Listeners.of(hooks, may_wait=kind is AsyncCollection)
         self.codec = DocumentCodec(

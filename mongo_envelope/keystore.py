@@ -24,7 +24,7 @@ from pymongo.read_concern import ReadConcern
 
 from .datakey import DataKey, IndexKey
 from .errors import ConfigurationError, IntegrityError, KMSError
-from .keys import KeyRing
+from .keys import Capability, KeyRing
 from .kms import KMS
 from .records import KeyRecord, Purpose, Roles, Root, RootRecord, State, is_same, missing_roles, read_root, written_in_order
 from .storage import CollectionStorage, FileStorage, Storage, identity_of
@@ -154,12 +154,19 @@ class KeyStore(Unlocked):
             for each in sorted(self._contents.keys.values(), key=lambda each: (each.created, each.kid))
         ]
 
+    def restrict(self, *capabilities: Capability, contexts: Sequence[str]) -> KeyRing:
+        """`KeyRing.restrict` of the ring of the moment. What is made of it does not change with the store."""
+        return self.ring().restrict(*capabilities, contexts=contexts)
+
     # --- making one ---------------------------------------------------------------------------------------------------
 
     def _make(self, raws: Sequence[bytes], *, create: bool) -> list[bytes]:
         """The records of a store that was not there, once it has a root. Of several processes one makes it."""
         if raws:
-            raise IntegrityError("the root record is missing: restore the store from a backup").about(document_id="root")
+            raise IntegrityError(
+                f"there are documents in {self._storage}, and no root record of a key store: if it is one, restore it from a "
+                "backup. A new one wants a place of its own"
+            ).about(document_id="root")
         if not create:
             raise ConfigurationError(
                 f"there is no key store in {self._storage}. If there are data already, restore it; otherwise create=True makes one"
@@ -237,15 +244,16 @@ class KeyStore(Unlocked):
             raise ConfigurationError(f"{kid} is an index key: replace it, as docs/querying.md says")
         self._change_state(kid, "compromised")
 
-    def destroy_key(self, kid: str, *, unused_in: Iterable[Any], even_if_used: bool = False) -> None:
+    def destroy_key(self, kid: str, *, unused_in: Any, even_if_used: bool = False) -> None:
         """Remove the material of a key, for good. Backups of the store still have it.
 
-        ``unused_in``: the collections of a ``MongoClient`` whose documents may be under it. Raise `ConfigurationError`, with their
-        number, if there are any; for a key that seals or writes index values; and if keys changed their roles less than
-        ``expire_after`` seconds ago, for a process that cannot reach the store may still go by the ones before. ``even_if_used``:
-        destroy it even so, to make unreadable what is under it.
+        ``unused_in``: the collections of a ``MongoClient`` whose documents may be under it, or repositories over them. Raise
+        `ConfigurationError`, with their number, if there are any; for a key that seals or writes index values; and if keys changed
+        their roles less than ``expire_after`` seconds ago, for a process that cannot reach the store may still go by the ones
+        before. ``even_if_used``: destroy it even so, to make unreadable what is under it.
         """
-        collections = [_collection_of(each) for each in unused_in]
+        given = [unused_in] if isinstance(unused_in, Collection) or hasattr(unused_in, "_flows") else unused_in
+        collections = [_collection_of(each) for each in given]
         if not collections and not even_if_used:
             raise ConfigurationError("unused_in= names the collections whose documents may be under it: [client.crm.customers]")
         record = self._record(kid)

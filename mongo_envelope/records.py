@@ -25,7 +25,14 @@ from bson.errors import BSONError
 
 from . import envelope, primitives
 from .datakey import DataKey, IndexKey, is_kid
-from .errors import ConfigurationError, EnvelopeError, IntegrityError, KeyUnavailableError, MalformedEnvelopeError
+from .errors import (
+    ConfigurationError,
+    EnvelopeError,
+    IntegrityError,
+    KeyUnavailableError,
+    MalformedEnvelopeError,
+    UnsupportedVersionError,
+)
 from .keys import KeyRing
 
 __all__ = [
@@ -130,15 +137,18 @@ def _kind(value: object) -> type:
 
 
 def read_root(raw: bytes) -> RootRecord:
-    """The root record of a store. Raise `MalformedEnvelopeError` if it is none."""
+    """The root record of a store. Raise `MalformedEnvelopeError`, or `UnsupportedVersionError` for one of another version."""
     try:
         envelope._walk(raw, {})  # no name twice: of two equal ones a decoder takes this one or that one
         document = bson.decode(raw, envelope.CODEC_OPTIONS)
     except (BSONError, MalformedEnvelopeError):
         document = {}
+    version = document.get("version")
+    if type(version) is int and version != 1:
+        raise UnsupportedVersionError("the key store is of another version than 1").about(document_id=_ROOT)
     types = {"_id": str, "version": int, "store": str, "kms": dict, "wrapped": bytes, "created": datetime}
     fits = document.keys() == types.keys() and all(type(document[name]) is kind for name, kind in types.items())
-    if not fits or document["version"] != 1 or not _STORE.fullmatch(document["store"]):
+    if not fits or not _STORE.fullmatch(document["store"]):
         raise MalformedEnvelopeError("the root record of the key store is not one of version 1").about(document_id=_ROOT)
     return RootRecord(document["store"], document["kms"], document["wrapped"], document["created"])
 
@@ -232,12 +242,12 @@ class Contents:
         return [kid for kid, each in self.keys.items() if each.state == state]
 
 
-def missing_roles() -> IntegrityError:
+def missing_roles() -> ConfigurationError:
     """Nothing says which key seals."""
-    return IntegrityError(
+    return ConfigurationError(
         "the roles record of the key store is missing: if the store was never finished, create=True does that; otherwise restore "
         "it from a backup"
-    ).about(document_id=_ROLES)
+    )
 
 
 def read_contents(raws: Iterable[bytes], root: Root) -> Contents:

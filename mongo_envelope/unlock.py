@@ -72,7 +72,9 @@ class Unlocked(primitives.NeverLeaves):
         self._expire_after = checked_seconds(expire_after, "expire_after")
         self._timeout = checked_seconds(timeout, "timeout")
         if refresh_after > expire_after:
-            raise ConfigurationError("refresh_after is not longer than expire_after")
+            raise ConfigurationError(
+                f"refresh_after is not longer than expire_after, and here they are {refresh_after:g} and {expire_after:g} seconds"
+            )
         if max_age is not None and not (isinstance(max_age, timedelta) and max_age > timedelta()):
             raise ConfigurationError("max_age is a timedelta: timedelta(days=365)")
         self._storage = storage
@@ -299,16 +301,16 @@ class Unlocked(primitives.NeverLeaves):
             )
         root = Root.of_secret(self._ask(lambda: kms.unwrap(record.wrapped)), record.store)
         if root is None:
-            raise ConfigurationError(
+            raise IntegrityError(
                 f"what was unwrapped is not the root of {self._storage}, but another store's, or somebody has put it there"
             )
         if self._expected is not None and not hmac.compare_digest(root.fingerprint, self._expected):
-            raise ConfigurationError(
+            raise IntegrityError(
                 f"the root of {self._storage} does not have the fingerprint of this configuration: it is another store, or "
-                "somebody has put another root there. Nothing was opened with it"
+                "somebody has put another root there. Nothing was opened with it. Find out which before you change the fingerprint"
             )
         if self._held is not None and not hmac.compare_digest(self._held.secret, root.secret):
-            raise ConfigurationError(f"the root of {self._storage} is another one than before. If that is right, start anew")
+            raise IntegrityError(f"the root of {self._storage} is another one than before. If that is right, start anew")
         return root
 
     def _ask(self, question: Callable[[], bytes]) -> bytes:

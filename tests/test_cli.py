@@ -523,7 +523,7 @@ def test_every_command_wants_a_store_and_a_key_encryption_key(made: Command, arg
     assert "not wrapped by" in made.refused(*arguments, "--kms", "file:other.json")
     assert "does not have the fingerprint" in made.refused(*arguments, MONGO_ENVELOPE_FINGERPRINT="00" * 16)
     assert "32 hexadecimal digits" in made.refused(*arguments, "--fingerprint", "swordfish")
-    assert made.facts(*arguments, code=1, MONGO_ENVELOPE_FINGERPRINT="00" * 16)["error"] == "ConfigurationError"
+    assert made.facts(*arguments, code=1, MONGO_ENVELOPE_FINGERPRINT="00" * 16)["error"] == "IntegrityError"
 
 
 @pytest.mark.parametrize("arguments", COMMANDS[1:], ids=lambda arguments: arguments[0])

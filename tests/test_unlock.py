@@ -24,8 +24,8 @@ from mongo_envelope.errors import (
     IntegrityError,
     KeyUnavailableError,
     KMSError,
-    MalformedEnvelopeError,
     UnknownKeyError,
+    UnsupportedVersionError,
 )
 from mongo_envelope.keystore import KeyStore
 from mongo_envelope.records import KeyRecord, Root, RootRecord
@@ -143,7 +143,7 @@ def test_anybody_can_wrap_for_a_public_key() -> None:
     assert kms.calls == []
     assert store(memory, kms, fingerprint=fingerprint).fingerprint == fingerprint
     foreign_root(memory, kms)
-    with pytest.raises(ConfigurationError, match="does not have the fingerprint of this configuration"):
+    with pytest.raises(IntegrityError, match="does not have the fingerprint of this configuration"):
         store(memory, kms, fingerprint=fingerprint)
 
 
@@ -155,14 +155,14 @@ def test_another_store_under_the_same_key(memory: Memory, kms: Service) -> None:
     other = Memory()
     store(other, kms)
     memory.edit("root", wrapped=decoded(other.records["root"])["wrapped"])
-    with pytest.raises(ConfigurationError, match="is not the root of memory, but another store's"):
+    with pytest.raises(IntegrityError, match="is not the root of memory, but another store's"):
         store(memory, kms)
     memory.records = {**before, "root": other.records["root"]}
-    with pytest.raises(ConfigurationError, match="fingerprint"):
+    with pytest.raises(IntegrityError, match="fingerprint"):
         store(memory, kms, fingerprint=fingerprint)
     with pytest.raises(IntegrityError):  # the other records are not sealed under it
         store(memory, kms)
-    with pytest.raises(ConfigurationError, match="is another one than before"):
+    with pytest.raises(IntegrityError, match="is another one than before"):
         running._unlock(memory.read())
     assert running.fingerprint == fingerprint
 
@@ -182,7 +182,7 @@ def test_a_store_with_no_root_or_two(memory: Memory, kms: Service) -> None:
         with pytest.raises(IntegrityError, match="the root record is missing, or there are two"):
             running._unwrap(more)
     memory.edit("root", version=2)
-    with pytest.raises(MalformedEnvelopeError, match="'root'"):
+    with pytest.raises(UnsupportedVersionError, match="'root'"):
         store(memory, kms)
 
 
