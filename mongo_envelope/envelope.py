@@ -39,6 +39,7 @@ __all__ = [
     "encode_document",
     "encodes",
     "identify",
+    "kid_element",
     "kids_in",
     "open",
     "seal",
@@ -240,6 +241,11 @@ def stored_tag(raw: bytes) -> bytes:
     except MalformedEnvelopeError:
         return b""
     return element[len(_TAG_HEAD) :] if element.startswith(_TAG_HEAD) else b""
+
+
+def kid_element(kid: str) -> bytes:
+    """As it stands in a document that is under this key."""
+    return b"\x02kid\x00%b%b\x00" % (_INT32.pack(len(kid) + 1), kid.encode())
 
 
 def kids_in(raws: Iterable[bytes]) -> set[str]:

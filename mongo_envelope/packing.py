@@ -130,14 +130,13 @@ class FastWriter(Generic[Model]):
         """How instances are sealed whose values in the clear have these types, by stored name; and what the source speaks of."""
         value = {name: f"v{number}" for number, name in enumerate(self._names)}
         plan, working = self._schema._plan, self._keys.sealing_keys(self._context)
-        kid = self._keys.primary.encode()
         names = {
             "int32": _int32,
             "int64": _int64,
             "encode": bson.encode,
             "EPOCH": _EPOCH,
             "MILLISECOND": _MILLISECOND,
-            "KID": b"\x02kid\x00" + _int32(len(kid) + 1) + kid + b"\x00",
+            "KID": envelope.kid_element(self._keys.primary),
             "kept": kept,
             "same": _are_the_same,
             "whole": plan._serializer,
