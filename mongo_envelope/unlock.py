@@ -184,9 +184,8 @@ class Unlocked(primitives.NeverLeaves):
             except (KMSError, ConfigurationError, EnvelopeError) as error:
                 again = _clock() + _AFTER_FAILURE
                 self._failure = again, _anew(error)
-                if not isinstance(
-                    error, KMSError
-                ):  # the records were edited: what is there serves as long as it would have, anyway
+                if not isinstance(error, KMSError):
+                    # The records were edited: what is there serves as long as it would have, anyway.
                     self._soon = min(again, self._late)
                     raise
                 if _clock() >= self._expires:

@@ -1084,3 +1084,17 @@ def test_one_collection_needs_no_list(database: Db, kms: Service) -> None:
         one.destroy_key(first, unused_in="customers")
     one.destroy_key(first, unused_in=database.customers)
     assert state_of(one, first) == "destroyed"
+
+
+def test_a_lost_reply_does_not_retire_the_key_that_seals(keys_of: KeyStore, memory: Memory) -> None:
+    """The roles were replaced, and the store was told that they were not: the new key is active all the same."""
+    replace = memory.replace
+
+    def lost(raw: bytes, before: bytes) -> bool:
+        done = replace(raw, before)
+        return done and decoded(raw)["_id"] != "roles"
+
+    memory.replace = lost  # type: ignore[method-assign]  # that is the test
+    kid = keys_of.rotate_data_key()
+    assert keys_of.ring().primary == kid
+    assert state_of(keys_of, kid) == "active"
