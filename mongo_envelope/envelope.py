@@ -39,7 +39,8 @@ __all__ = [
     "encode_document",
     "encodes",
     "identify",
-    "kids_in",
+    "kid_element",
+    "kids_of",
     "open",
     "seal",
     "stored_tag",
@@ -242,15 +243,21 @@ def stored_tag(raw: bytes) -> bytes:
     return element[len(_TAG_HEAD) :] if element.startswith(_TAG_HEAD) else b""
 
 
-def kids_in(raws: Iterable[bytes]) -> set[str]:
-    """The kids that documents may be under, which nobody has verified: also what only looks like one."""
-    found: set[bytes] = set()
-    for raw in raws:
-        found.update(_KID_ELEMENTS(raw))
-    return {each.decode() for each in found}
+def kids_of(raw: bytes) -> tuple[str, ...]:
+    """The kid of a document, and those of its index values, which nobody has verified; none where there is none to be read."""
+    try:
+        document = bson.decode(raw, CODEC_OPTIONS)
+    except BSONError:
+        return ()
+    idx = document.get("idx")
+    under = idx.get("kid") if isinstance(idx, dict) else None
+    kids = [document.get("kid"), *(under if isinstance(under, list) else [under])]
+    return tuple(kid for kid in kids if is_kid(kid))
 
 
-_KID_ELEMENTS: Final = re.compile(rb"\x02kid\x00.{4}([A-Za-z0-9_.-]{1,64})\x00", re.DOTALL).findall
+def kid_element(kid: str) -> bytes:
+    """The element ``kid`` of BSON, as it stands in a document and, of one index key, in its ``idx``."""
+    return b"\x02kid\x00" + _INT32.pack(len(kid) + 1) + kid.encode() + b"\x00"
 
 
 def as_stored(value: Any) -> Any:

@@ -100,6 +100,8 @@ class Flows(Generic[Model]):
         self._key_store = keys if isinstance(keys, KeyStore) else None
         #: whether the keys were made a moment ago, and the collection may hold documents that are sealed under others
         self._unproved = keys.made
+        #: elements that stood in the last document of which all keys were known: most others have them, too
+        self._met = b"", b""
         if self.codec.context.startswith(RESERVED_CONTEXTS):
             raise ConfigurationError(f"a context that begins with {RESERVED_CONTEXTS} is for this package's own documents")
         self.schema = self.codec.schema
@@ -163,15 +165,24 @@ class Flows(Generic[Model]):
 
     async def meet(self, documents: Sequence[bytes]) -> None:
         """Have the keys of what the server has answered, if the key store has them: somebody may have made one since."""
-        if self._key_store is None and not self._unproved:
+        store = self._key_store
+        if store is not None or self._unproved:
+            await self.keys_at_hand()
+        if store is None:
             return
-        await self.keys_at_hand()
-        if self._key_store is None:
-            return
-        known = {*self._keys, *self._keys.index_keys, *self._keys.destroyed}
-        for kid in envelope.kids_in(documents) - known:
-            look = self._key_store.look_for if isinstance(self.collection, Collection) else self._key_store.looked_for
-            self._take(await settle(look(kid)))
+        data, index = self._met
+        strange = [raw for raw in documents if data not in raw or index not in raw] if data else documents
+        while strange:
+            kids = envelope.kids_of(strange[0])
+            for kid in kids:
+                if not store.knows(kid):
+                    await settle(store.look_for(kid) if isinstance(self.collection, Collection) else store.looked_for(kid))
+            self._take(store.held)
+            data, index, *_ = [*map(envelope.kid_element, kids), b"", b""]
+            index = index if index in strange[0] else b""  # several stand there in another way
+            if all(map(store.knows, kids)):
+                self._met = data, index
+            strange = [raw for raw in strange[1:] if not data or data not in raw or index not in raw]
 
     def _use(self, collection: Any) -> None:
         if not collection.write_concern.acknowledged:
@@ -192,6 +203,8 @@ class Flows(Generic[Model]):
 
     def with_options(self, **options: Any) -> Self:
         """The same flows over the collection with other options."""
+        if self._key_store is not None:
+            self._take(self._key_store.held)  # or each of these would have to
         other = copy.copy(self)
         other._use(self.collection.with_options(**options))
         return other
@@ -305,6 +318,8 @@ class Flows(Generic[Model]):
 
     async def _find_by_id(self, collection: Any, identity: Any, session: Any) -> tuple[Any, bytes]:
         asked = identity_value(self.schema, identity)
+        if self.keys_due:
+            await self.keys_at_hand()
         document = await settle(collection.find_one({"_id": asked}, collation=BYTE_BY_BYTE, session=session))
         raw = self._found(document, identity)
         await self.meet([raw])
