@@ -154,8 +154,11 @@ class DocumentCodec(Generic[Model]):
             found = {}
         if found.get("kid") != self._keys.primary:
             return True
-        kids, written = found.get("idx", {}).get("kid"), list(self._keys.written_index_keys)
-        return bool(self.indexer) and kids not in (written, written[0] if len(written) == 1 else written)
+        if not self.indexer:
+            return False
+        idx, written = found.get("idx"), list(self._keys.written_index_keys)
+        kids = idx.get("kid") if isinstance(idx, dict) else None
+        return bool(kids != (written[0] if len(written) == 1 else written))
 
     def resealed(self, raw: bytes) -> tuple[Any, bytes]:
         """The verified ``_id``, and the document sealed anew with all that it has, under today's primary key.

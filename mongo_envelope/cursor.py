@@ -90,7 +90,12 @@ class _Cursor(Generic[Model]):
             raise TypeError(f"a cursor is asked for one document or a slice: cursor[2], cursor[10:20], not {type(index).__name__}")
         if index < 0:
             raise IndexError("a cursor has no negative indices: it does not know how many documents there are")
-        found = dataclasses.replace(self._found, cursor=self._cursor.clone(), waiting=iter(()), ahead=False)
+        if self._flows.keys_due:
+            drive(self._flows.keys_at_hand())
+        self._flows.ask_by_newest(self._found)
+        found = dataclasses.replace(
+            self._found, cursor=self._cursor.clone(), waiting=iter(()), compile=None, come=[], left=[], ahead=False
+        )
         return type(self)(self._flows, found).skip(found.offset + index).limit(0)
 
     def _table(self, kind: Kind) -> Table:
@@ -207,6 +212,9 @@ class Cursor(_Cursor[Model]):
 
     def _fetch(self) -> bool:
         """The next documents, and ask for those after them. Whether there are any."""
+        if self._found.left:
+            drive(self._flows.resume(self._found))
+            return True
         if self._lost is not None:
             raise self._lost.with_traceback(None)
         if self._ahead is None:
@@ -237,6 +245,8 @@ class Cursor(_Cursor[Model]):
 
     def _waited_for(self, ahead: Future[list[Any]]) -> list[Any]:
         wait([ahead])
+        self._lost = InvalidOperation(_INTERRUPTED)
+        self._ahead = None  # after an error that may pass the next is asked for by this thread
         try:
             return ahead.result()
         except Exception as error:
@@ -326,6 +336,9 @@ class AsyncCursor(_Cursor[Model]):
 
     async def _fetch(self) -> bool:
         """The next documents, and ask for those after them. Whether there are any."""
+        if self._found.left:
+            await self._flows.resume(self._found)
+            return True
         if self._lost is not None:
             raise self._lost.with_traceback(None)
         try:
@@ -334,7 +347,7 @@ class AsyncCursor(_Cursor[Model]):
             self._lost = InvalidOperation(_CANCELLED)
             raise
         except Exception as error:
-            self._lost = _said_from_now_on(error, self._found)
+            self._lost, self._ahead = _said_from_now_on(error, self._found), None
             raise
         self._ahead = None
         self._since = perf_counter()

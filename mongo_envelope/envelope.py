@@ -40,6 +40,7 @@ __all__ = [
     "encodes",
     "identify",
     "kid_element",
+    "kid_of",
     "kids_in",
     "open",
     "seal",
@@ -243,11 +244,6 @@ def stored_tag(raw: bytes) -> bytes:
     return element[len(_TAG_HEAD) :] if element.startswith(_TAG_HEAD) else b""
 
 
-def kid_element(kid: str) -> bytes:
-    """As it stands in a document that is under this key."""
-    return b"\x02kid\x00%b%b\x00" % (_INT32.pack(len(kid) + 1), kid.encode())
-
-
 def kids_in(raws: Iterable[bytes]) -> set[str]:
     """The kids that documents may be under, which nobody has verified: also what only looks like one."""
     found: set[bytes] = set()
@@ -257,6 +253,19 @@ def kids_in(raws: Iterable[bytes]) -> set[str]:
 
 
 _KID_ELEMENTS: Final = re.compile(rb"\x02kid\x00.{4}([A-Za-z0-9_.-]{1,64})\x00", re.DOTALL).findall
+
+
+def kid_of(raw: bytes) -> str | None:
+    """The kid of a document, which nobody has verified; None where there is none to be read. Nothing else is decoded."""
+    try:
+        return _kid(_element(raw, _walk(raw, {}), b"kid"))
+    except MalformedEnvelopeError:
+        return None
+
+
+def kid_element(kid: str) -> bytes:
+    """The element ``kid`` of BSON, as it stands in a document and, of one index key, in its ``idx``."""
+    return b"\x02kid\x00" + _INT32.pack(len(kid) + 1) + kid.encode() + b"\x00"
 
 
 def as_stored(value: Any) -> Any:

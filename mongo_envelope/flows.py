@@ -163,17 +163,20 @@ class Flows(Generic[Model]):
 
     async def meet(self, documents: Sequence[bytes]) -> None:
         """Have the keys of what the server has answered, if the key store has them: somebody may have made one since."""
-        if self._key_store is None and not self._unproved:
-            return
-        await self.keys_at_hand()
-        if self._key_store is None:
+        store = self._key_store
+        if store is not None or self._unproved:
+            await self.keys_at_hand()
+        if store is None:
             return
         usual = envelope.kid_element(self._keys.primary)
-        known = {*self._keys, *self._keys.index_keys, *self._keys.destroyed}
         # From behind, where it is: a tenth of a microsecond for each document.
-        for kid in envelope.kids_in(raw for raw in documents if raw.rfind(usual) < 0) - known:
-            look = self._key_store.look_for if isinstance(self.collection, Collection) else self._key_store.looked_for
-            self._take(await settle(look(kid)))
+        strange = [raw for raw in documents if raw.rfind(usual) < 0]
+        unknown = {kid for kid in envelope.kids_in(strange) if not store.knows(kid)}
+        if unknown:  # and not just a field of the user's
+            unknown &= {envelope.kid_of(raw) for raw in strange}
+        for kid in unknown:
+            await settle(store.look_for(kid) if isinstance(self.collection, Collection) else store.looked_for(kid))
+        self._take(store.held)
 
     def _use(self, collection: Any) -> None:
         if not collection.write_concern.acknowledged:
@@ -194,6 +197,8 @@ class Flows(Generic[Model]):
 
     def with_options(self, **options: Any) -> Self:
         """The same flows over the collection with other options."""
+        if self._key_store is not None:
+            self._take(self._key_store.held)  # or each of these would have to
         other = copy.copy(self)
         other._use(self.collection.with_options(**options))
         return other
@@ -307,6 +312,8 @@ class Flows(Generic[Model]):
 
     async def _find_by_id(self, collection: Any, identity: Any, session: Any) -> tuple[Any, bytes]:
         asked = identity_value(self.schema, identity)
+        if self.keys_due:
+            await self.keys_at_hand()
         document = await settle(collection.find_one({"_id": asked}, collation=BYTE_BY_BYTE, session=session))
         raw = self._found(document, identity)
         await self.meet([raw])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from time import perf_counter
 from typing import Any, Final, Literal, TypeVar
 
 import bson
@@ -39,6 +40,8 @@ OnInvalid = Literal["raise", "skip"] | Callable[[EnvelopeError | UnknownKeyError
 WAIT: Final = object()
 #: `Found.question`, once the hooks have been told of it, or if they are not to be.
 _TOLD: Final = object()
+#: Seconds after which it is asked again whether keys are due, between the documents of a batch.
+_LOOK: Final = 0.01
 #: So many ids go into one query of `load_many`.
 _IDS: Final = 1000
 
@@ -67,6 +70,12 @@ class Found:
     untold: Any = None  #: what functions of the user's are still to be told: an error, or a model
     opener: Callable[[bytes], Any] | None = None  #: how each document is opened, if that is all that there is to do
     codec: Any = None  #: the one that the opener is of
+    #: Of a filter on blind indexes, until the server is asked: compile it, and what was compiled.
+    compile: Callable[[], Compiled] | None = None
+    server: dict[str, Any] = field(default_factory=dict)
+    come: list[Any] = field(default_factory=list)  #: what the server has sent, and whose keys are not at hand yet
+    left: list[Any] = field(default_factory=list)  #: what was waiting when the keys became due
+    look: float = 0.0  #: when it is asked again whether they are
 
     @property
     def is_asked(self) -> bool:
@@ -120,6 +129,8 @@ class Reading(Flows[Model]):
         for start in range(0, len(asked), _IDS):
             expected = set(keys[start : start + _IDS])
             where = {"_id": {"$in": asked[start : start + _IDS]}}
+            if self.keys_due:
+                await self.keys_at_hand()
             cursor = batches(self.collection, where, collation=BYTE_BY_BYTE, session=session)
             while documents := await self._naming_batch(cursor):
                 found |= await self._telling(self._asked_for, documents, expected)
@@ -196,6 +207,8 @@ class Reading(Flows[Model]):
             found.skip = checked_count(options.pop("skip", 0))
             found.limit = abs(checked_count(options.pop("limit", 0), least=-_MOST))
         found.cursor = batches(self.collection, compiled.server, session=session, **options)
+        if compiled.blind and self.keys_may_come:
+            found.compile, found.server = (lambda: self._compiled(where, None)), compiled.server
         self._announce(found, where)
         self._look_up_opener(found)
         found.ahead = session is None  # which two threads must not use at once, and the loop around the cursor may
@@ -210,6 +223,15 @@ class Reading(Flows[Model]):
         """Under the keys of the moment."""
         if found.codec is not self.codec:
             found.codec, found.opener = self.codec, self._opener(found)
+
+    def ask_by_newest(self, found: Found) -> None:
+        """Before the server is asked: a filter asks for the values under the key that searches go by at this moment."""
+        if found.compile is not None and found.codec is not self.codec:
+            compiled = found.compile()
+            found.server.clear()
+            found.server.update(compiled.server)  # which the driver's cursor holds, and sends when it is asked
+            found.asked, found.sift = _asked(compiled), compiled.sift
+            self._look_up_opener(found)
 
     def _announce(self, found: Found, what: Any) -> None:
         """Let the hooks be told of what comes out of a cursor, if that is models."""
@@ -270,11 +292,21 @@ class Reading(Flows[Model]):
         """The next model of what has come; `WAIT` if there is none, or the user is to be told; `END` if no more is wanted."""
         if found.limit and found.given >= found.limit:
             return END
+        if self._key_store is not None and perf_counter() > found.look and self._put_off(found):
+            return WAIT
         if found.opener is None:
             return self._sorted_out(found)
         for document in found.waiting:
             return found.opener(document)
         return WAIT
+
+    def _put_off(self, found: Found) -> bool:
+        """Whether there are documents, and the keys are due: somebody may have taken hours over those before."""
+        if not self.keys_due:
+            found.look = perf_counter() + _LOOK
+        elif found.untold is None:
+            found.left += found.waiting
+        return bool(found.left)
 
     def _sorted_out(self, found: Found) -> Any:
         """The same, where there is more to do than to open each document."""
@@ -317,31 +349,55 @@ class Reading(Flows[Model]):
 
     async def refill(self, found: Found) -> bool:
         """Wait for the next documents. Whether there are any."""
+        if found.left:
+            await self.resume(found)
+            return True
         documents = await self.batch(found)
         found.waiting = iter(documents)
         return bool(documents)
 
+    async def resume(self, found: Found) -> None:
+        """What was put off can be opened, by the keys of the moment."""
+        await self.meet([] if found.plain else found.left)
+        self._look_up_opener(found)
+        found.waiting, found.left = iter(found.left), []
+
     async def batch(self, found: Found) -> list[Any]:
-        """The next documents of a cursor; none at its end."""
+        """The next documents of a cursor; none at its end. If their keys cannot be had, they are the next the next time."""
+        if not found.come:
+            found.come = await self._come(found)
+        await self.meet([] if found.plain else found.come)
+        if not found.plain:
+            self._look_up_opener(found)
+        documents, found.come = found.come, []
+        return documents
+
+    async def _come(self, found: Found) -> list[Any]:
+        if self.keys_due:
+            await self.keys_at_hand()
+        self.ask_by_newest(found)
+        found.compile = None
         if found.question is not _TOLD:
             await self.before_load(found.question)
             found.question = _TOLD
         if found.plain:
             document = await next_of(found.cursor)
             return [] if document is END else [document]
-        documents = await self._naming_batch(found.cursor)
-        self._look_up_opener(found)
-        return documents
+        return await self._next_batch(found.cursor)
 
     async def _naming_batch(self, cursor: Any) -> list[bytes]:
+        """The next documents, and their keys."""
+        documents = await self._next_batch(cursor)
+        await self.meet(documents)
+        return documents
+
+    async def _next_batch(self, cursor: Any) -> list[bytes]:
         """The next documents; an error names the collection."""
         try:
-            documents = await next_batch(cursor)
+            return await next_batch(cursor)
         except EnvelopeError as error:
             error.about(collection=self.name)
             raise
-        await self.meet(documents)
-        return documents
 
     def _opened(self, document: Any, found: Found) -> Any:
         """The model, or its metadata; None if it is not one of those that were meant."""

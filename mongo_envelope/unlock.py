@@ -146,20 +146,22 @@ class Unlocked(primitives.NeverLeaves):
         Whoever writes documents can name any kid in them: so it is done once in ten seconds at most. A look that finds new keys
         does not count.
         """
+        if not self._worth_a_look(kid):  # without waiting for somebody who asks the key service
+            return self._ring
         with self._turn:
-            now = _clock()
-            if kid in self._ring or now < self._next_look or now < self._missing.get(kid, 0.0):
+            if not self._worth_a_look(kid):
                 return self._ring
+            now = _clock()
             self._next_look = now + _LOOK_AGAIN
-            before = set(self._ring)
+            before = self._ring
             try:
                 self._take(self._storage.read())
             except KMSError as error:
                 _log.warning("%s", error)
                 return self._ring
-            if set(self._ring) - before:
+            if {*self._ring, *self._ring.index_keys} - {*before, *before.index_keys}:
                 self._next_look = 0.0
-            if kid not in self._ring:
+            if not self.knows(kid):
                 if len(self._missing) >= _MOST_MISSING:
                     self._missing.clear()
                 self._missing[kid] = now + self._refresh_after
@@ -167,9 +169,16 @@ class Unlocked(primitives.NeverLeaves):
 
     async def looked_for(self, kid: str) -> KeyRing:
         """As `look_for`, for those who run an event loop."""
-        if kid in self._ring or _clock() < self._next_look:
-            return self._ring
-        return await asyncio.to_thread(self.look_for, kid)
+        return await asyncio.to_thread(self.look_for, kid) if self._worth_a_look(kid) else self._ring
+
+    def knows(self, kid: str) -> bool:
+        """Whether there is such a key, for documents or for index values, or was one."""
+        ring = self._ring
+        return kid in ring or kid in ring._index_keys or kid in ring.destroyed
+
+    def _worth_a_look(self, kid: str) -> bool:
+        now = _clock()
+        return not self.knows(kid) and now >= self._next_look and now >= self._missing.get(kid, 0.0)
 
     def _renew(self) -> None:
         """One at a time, and whoever waited finds it done."""

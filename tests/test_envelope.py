@@ -664,3 +664,16 @@ def test_the_tag_of_what_nobody_has_verified() -> None:
     ):
         assert envelope.stored_tag(bson.encode(document)) == found
     assert envelope.stored_tag(RAW) == tag
+
+
+def test_the_kid_of_a_document_is_its_own() -> None:
+    """Not that of its index values, or of a field of the user's; of what is no document there is none, and nothing is raised."""
+    nested = envelope.seal(
+        {"_id": 1, "idx": {"kid": "x1", "email": b"1234567890123456"}, "token": {"kid": "another"}}, b"{}", keys=KEYS, context="c"
+    )
+    assert envelope.kid_of(nested) == KEYS.primary
+    assert envelope.kids_in([nested]) == {KEYS.primary, "x1", "another"}
+    assert envelope.kid_element(KEYS.primary) in nested
+    assert envelope.kid_of(bson.encode({"_id": 1, "kid": 5})) is None
+    assert envelope.kid_of(bson.encode({"_id": 1})) is None
+    assert envelope.kid_of(b"no BSON") is None

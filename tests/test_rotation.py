@@ -342,10 +342,10 @@ async def test_a_long_cursor_goes_by_the_keys_of_the_moment(
             break
         except UnknownKeyError:
             failed += 1
-    # What had come already is opened as it came; one batch may have been fetched ahead, too.
-    assert seen[:10] == list(range(10))
+    # Not what had come already, either, but for what is opened within a hundredth of a second.
+    assert seen[:5] == list(range(5))
     assert seen[-20:] == list(range(20, 40))
-    assert failed >= 1
+    assert failed >= 10
     assert len(seen) + failed == 40
 
 
