@@ -235,7 +235,7 @@ class Upkeep(Bulk[Model]):
         """
         check_on_invalid(on_invalid)
         self.need("verify", what="verify")
-        await self.keys_at_hand()
+        await self.newest_keys()
         compiled = self._compiled(where, None)
         if compiled.sift is not None:
             self.need("open", what=AFTER_DECRYPTION)

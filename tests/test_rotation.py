@@ -645,6 +645,17 @@ async def test_index_keys_change_without_a_miss(
     assert database.customers.count_documents({"idx.kid": first}) == 0
 
 
+async def test_verify_knows_the_index_keys_of_now(driver: Driver, database: Db, kms: Service, admin: CollectionKeyStore) -> None:
+    """Values under an index key that another process has just begun to write are computed again, as the others are."""
+    repository = driver.repository(Patient, keys=opened(database, kms))
+    await repository.count({})
+    second = admin.add_index_key()
+    admin.search_by(second)
+    admin.write_only(second)
+    elsewhere(database, admin).save(patient(1))
+    assert await repository.verify() == 1
+
+
 # --- new keys over old documents ----------------------------------------------------------------------------------------
 
 
