@@ -23,7 +23,7 @@ from pymongo.collection import Collection
 from pymongo.read_concern import ReadConcern
 
 from .datakey import DataKey, IndexKey
-from .errors import ConfigurationError, IntegrityError, KMSError
+from .errors import ConfigurationError, IntegrityError, KMSError, MalformedEnvelopeError
 from .keys import Capability, KeyRing
 from .kms import KMS
 from .records import KeyRecord, Purpose, Roles, Root, RootRecord, State, is_same, missing_roles, read_root, written_in_order
@@ -162,6 +162,8 @@ class KeyStore(Unlocked):
 
     def _make(self, raws: Sequence[bytes], *, create: bool) -> list[bytes]:
         """The records of a store that was not there, once it has a root. Of several processes one makes it."""
+        if not all(isinstance(identity_of(raw), str) for raw in raws):
+            raise MalformedEnvelopeError(f"a document in {self._storage} is no record of a key store: its _id is no text")
         if raws:
             raise IntegrityError(
                 f"there are documents in {self._storage}, and no root record of a key store: if it is one, restore it from a "

@@ -131,6 +131,9 @@ def test_where_there_is_none(memory: Memory, kms: Service) -> None:
     memory.records.pop("root")
     with pytest.raises(IntegrityError, match="no root record of a key store"):
         store(memory, kms)
+    memory.records[5] = encoded({"_id": 5})  # type: ignore[index]  # somebody's document
+    with pytest.raises(MalformedEnvelopeError, match="its _id is no text"):
+        store(memory, kms)
     assert made.fingerprint not in str(memory.records)
 
 
