@@ -38,6 +38,7 @@ from mongo_envelope.errors import (
     ConfigurationError,
     IntegrityError,
     KMSError,
+    MalformedEnvelopeError,
     UnknownKeyError,
 )
 from mongo_envelope.keystore import CollectionKeyStore, FileKeyStore, KeyStore, StoredKey
