@@ -10,7 +10,7 @@ that could not be opened for another reason, such as a key service that does not
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, Literal, Self, TypeVar, get_args
 
@@ -38,7 +38,7 @@ from .flows import END, Filter, next_of, raw_of
 from .places import from_stored
 from .provision import BYTE_BY_BYTE
 from .reading import OnInvalid, Reading, check_on_invalid, decoded
-from .search import Compiled, Sift
+from .search import Sift
 
 __all__ = ["AsyncChangeStream", "BeforeChange", "Change", "ChangeStream", "Operation", "Watched", "begin"]
 
@@ -84,6 +84,9 @@ class Watched:
     on_invalid: OnInvalid
     event: Any = None  #: one that was taken from the stream, and neither given nor refused yet
     token: Any = None  #: where a new stream would have to begin to have this event in it
+    #: Of a filter on blind indexes, where the key that searches go by may change: begin again, at a token; and the key.
+    again: Callable[[Any], Awaitable[Watched]] | None = None
+    search_key: str | None = None
 
     def passed(self) -> None:
         """The event has been given, left out, or raised as wrong."""
@@ -106,25 +109,39 @@ async def begin(
     if any(not isinstance(start, Timestamp if name == "start_at_operation_time" else Mapping) for name, start in starts.items()):
         raise QueryError("resume_after and start_after take a resume_token, start_at_operation_time takes a bson.Timestamp")
     await flows.keys_at_hand()
-    compiled = flows._compiled(where, None)
     if flows.hooks.before_load:
+        flows._compiled(where, None)
         await flows.before_load(where)
+    return await _open(flows, where, on_invalid, full_document_before_change=before, session=session, **options)
+
+
+async def _open(
+    flows: Reading[Any], where: Filter, on_invalid: OnInvalid, *, before: Mapping[str, Any] | None = None, **options: Any
+) -> Watched:
+    """The stream, by the search key of the moment. ``before``: what an earlier one has asked, which finds the same documents."""
+    compiled, search_key = flows._compiled(where, None), flows.codec.keys.search_key
+    # The event of a resume token has to pass the filter of the new stream, or the server does not find it.
+    server = compiled.server if before is None else {"$or": [before, compiled.server]}
     # A change stream reads what the majority has, and MongoDB refuses another read concern.
     collection = flows.collection.with_options(read_concern=ReadConcern("majority"))
     failed: OperationFailure | None = None
     try:
-        stream = await settle(
-            collection.watch(
-                _pipeline(compiled), full_document_before_change=before, collation=BYTE_BY_BYTE, session=session, **options
-            )
-        )
+        stream = await settle(collection.watch(_pipeline(server, _of_id(compiled.server)), collation=BYTE_BY_BYTE, **options))
     except OperationFailure as error:
         if error.code != _STANDALONE:
             raise
         failed = error
     else:
-        asked = Asked(compiled.server) if compiled.server else None
-        return Watched(stream, asked, compiled.sift, on_invalid, token=stream.resume_token)
+        asked = Asked(server) if server else None
+        watched = Watched(stream, asked, compiled.sift, on_invalid, token=stream.resume_token)
+        if compiled.blind and flows.keys_may_come:
+            starts = {"resume_after": None, "start_after": None, "start_at_operation_time": None}
+            options |= starts
+            watched.again = lambda token: _open(
+                flows, where, on_invalid, before=compiled.server, **(options | {"start_after": token})
+            )
+            watched.search_key = search_key
+        return watched
     raise ConfigurationError("change streams need a replica set or a sharded cluster, and this is a single mongod") from failed
 
 
@@ -132,16 +149,15 @@ async def begin(
 # Filters.
 
 
-def _pipeline(compiled: Compiled) -> list[dict[str, Any]]:
+def _pipeline(server: Mapping[str, Any], ids: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Of events with a document, those that the filter finds; of the others all, or those of the ids that it asks for."""
-    if not compiled.server:
+    if not server:
         return []
     written: dict[str, Any] = {"operationType": {"$in": [*_WRITTEN]}}
     others: dict[str, Any] = {"operationType": {"$nin": [*_WRITTEN]}}
-    ids = _of_id(compiled.server)
     if ids:
         others["$or"] = [{"documentKey": {"$exists": False}}, {"$and": ids}]
-    return [{"$match": {"$or": [{"$and": [written, _prefixed(compiled.server)]}, others]}}]
+    return [{"$match": {"$or": [{"$and": [written, _prefixed(server)]}, others]}}]
 
 
 def _prefixed(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -171,7 +187,7 @@ async def _next(flows: Reading[Model], watched: Watched, *, wait: bool) -> Any:
     """The next change; `END` if there is none any more, or, without waiting, none yet."""
     while True:
         if watched.event is None:
-            event = await (next_of(watched.stream) if wait else settle(watched.stream.try_next()))
+            event = await _event(flows, watched, wait=wait)
             if event is END or event is None:
                 watched.token = watched.stream.resume_token  # which goes on while nothing comes
                 return END
@@ -195,6 +211,28 @@ async def _next(flows: Reading[Model], watched: Watched, *, wait: bool) -> Any:
         if callable(watched.on_invalid):
             await flows._answer_of(watched.on_invalid(invalid))
         watched.passed()
+
+
+async def _event(flows: Reading[Any], watched: Watched, *, wait: bool) -> Any:
+    """The next event of the driver; `END` or None if there is none.
+
+    What is written when all have changed to another search key has no value under the old one any more: then the filter has to ask
+    for the new one. Until then documents have both.
+    """
+    if watched.again is None:
+        return await (next_of(watched.stream) if wait else settle(watched.stream.try_next()))
+    while watched.stream.alive:
+        if flows.keys_due:
+            await flows.keys_at_hand()
+        if flows.codec.keys.search_key != watched.search_key:
+            anew, old = await watched.again(watched.stream.resume_token), watched.stream
+            watched.stream, watched.asked, watched.sift = anew.stream, anew.asked, anew.sift
+            watched.search_key, watched.again = anew.search_key, anew.again
+            await settle(old.close())
+        event = await settle(watched.stream.try_next())
+        if event is not None or not wait:
+            return event
+    return END
 
 
 async def _tell(flows: Reading[Any], change: Change[Any]) -> None:

@@ -31,12 +31,14 @@ from mongo_envelope import (
     IntegrityError,
     KeyRing,
     KMSError,
+    MalformedEnvelopeError,
     Queryable,
     Repository,
     RevisionConflictError,
     Sensitive,
     UnknownKeyError,
     embedded,
+    reading,
     unlock,
 )
 from mongo_envelope.bridge import SLICE, settle
@@ -725,3 +727,190 @@ async def test_the_codec_of_a_repository_is_of_the_moment(
     if driver.is_async:
         await with_options.count({})
     assert with_options.codec.keys.primary == third
+
+
+# --- what was found ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("on_invalid", ["raise", "skip"])
+async def test_a_cursor_loses_nothing_while_keys_cannot_be_had(  # noqa: PLR0917 - fixtures
+    driver: Driver, database: Db, kms: Service, admin: CollectionKeyStore, clock: Clock, on_invalid: Any
+) -> None:
+    """Expired in the middle, and the key service is down: `KMSError`; then the loop goes on where it was, nothing left out."""
+    elsewhere(database, admin).save_many([patient(number) for number in range(40)])
+    cursor = driver.repository(Patient, keys=opened(database, kms)).find(batch_size=10, on_invalid=on_invalid).sort("id")
+    seen = [(await anext(cursor)).id for _ in range(5)]
+    clock.ahead += 2000
+    kms.down()
+    with pytest.raises(KMSError, match="on fire"):
+        seen += [each.id async for each in cursor]
+    for _ in range(2):
+        with pytest.raises(KMSError):
+            await anext(cursor)
+    kms.up()
+    clock.ahead += 10
+    seen += await _ids(cursor)
+    assert seen == list(range(40))
+
+
+async def _ids(cursor: Any) -> list[int]:
+    return [each.id async for each in cursor]
+
+
+async def test_a_slow_consumer_of_one_batch_goes_by_the_keys_of_the_moment(  # noqa: PLR0917 - fixtures
+    driver: Driver, database: Db, kms: Service, admin: CollectionKeyStore, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What has come long ago, and whose key was marked since, does not open any more; what is under another does."""
+    monkeypatch.setattr(reading, "_LOOK", 0.0)
+    whole = elsewhere(database, admin)
+    whole.save_many([patient(number) for number in range(10)])
+    first = admin.ring().primary
+    admin.rotate_data_key()
+    whole.save_many([patient(number) for number in range(10, 20)])
+    cursor = driver.repository(Patient, keys=opened(database, kms)).find().sort("id")
+    assert (await anext(cursor)).id == 0
+    admin.mark_compromised(first)
+    clock.ahead += 101
+    for _ in range(9):
+        with pytest.raises(UnknownKeyError, match="compromised"):
+            await anext(cursor)
+    assert await _ids(cursor) == list(range(10, 20))
+
+
+async def test_an_index_key_that_was_looked_for_leaves_room_for_a_data_key(
+    driver: Driver, database: Db, kms: Service, admin: CollectionKeyStore, clock: Clock
+) -> None:
+    """A look that finds a new index key is not counted: the data key that is made right afterwards is found, too."""
+    service = opened(database, kms)
+    repository = driver.repository(Patient, keys=service)
+    index = admin.add_index_key()
+    assert index in service.look_for(index).index_keys
+    admin.rotate_data_key()
+    elsewhere(database, admin).save(patient(2))
+    assert (await repository.load(2)).id == 2
+
+
+async def test_an_idle_service_asks_by_the_search_key_of_the_moment(
+    driver: Driver, database: Db, kms: Service, admin: CollectionKeyStore, clock: Clock
+) -> None:
+    """It slept while the index key was replaced: its first question finds, also of a cursor that was made before."""
+    service = driver.repository(Patient, keys=opened(database, kms))
+    await service.save_many([patient(number) for number in range(5)])
+    waiting = service.find({"email": "2@example.com"})
+    waiting_sifted = service.find({"born": {"$gte": 1965, "$lt": 1975}}).sort("id")
+    waiting_indexed = None if driver.is_async else service.inner.find({"email": "2@example.com"})
+    _replace_index_key(database, admin, clock)
+    assert [each.id for each in await service.find({"email": "1@example.com"}).to_list()] == [1]
+    assert [each.id for each in await waiting.to_list()] == [2]
+    assert [each.id for each in await waiting_sifted.to_list()] == [0, 1, 2, 3, 4]
+    if waiting_indexed is not None:
+        assert waiting_indexed[0].id == waiting_indexed[0].id == 2
+
+
+def _replace_index_key(database: Db, admin: CollectionKeyStore, clock: Clock) -> None:
+    whole, second = elsewhere(database, admin), admin.add_index_key()
+    whole.reindex()
+    admin.search_by(second)
+    admin.write_only(second)
+    whole.reindex()
+    clock.ahead += 101
+
+
+@pytest.mark.parametrize("wait", [False, True])
+async def test_a_change_stream_asks_by_the_search_key_of_the_moment(  # noqa: PLR0917 - fixtures
+    driver: Driver, database: Db, kms: Service, admin: CollectionKeyStore, clock: Clock, wait: bool
+) -> None:
+    """It goes on behind what it has given when the index key is replaced, twice, and an event of another id stays out."""
+    whole = elsewhere(database, admin)
+    service = driver.repository(Patient, keys=opened(database, kms))
+    async with await service.watch({"id": 1, "email": "1@example.com"}, max_await_time_ms=50) as stream:
+        whole.save(patient(1))
+        assert (await stream.next()).operation == "insert"
+        for _ in range(2):
+            _replace_index_key(database, admin, clock)
+            changes = []
+            whole.save_many([patient(2), patient(3)], ordered=True)
+            whole.delete(2)
+            whole.delete(3)
+            whole.update(1, {"notes": "new"})
+            while not changes or changes[-1].model is None or changes[-1].model.notes != "new":
+                if (change := await (stream.next() if wait else stream.try_next())) is not None:
+                    changes.append(change)
+            assert {each.id for each in changes} == {1}
+            whole.update(1, {"notes": ""})
+            assert (await stream.next()).model.notes == ""
+
+
+async def test_a_change_stream_that_is_closed_is_at_its_end(driver: Driver, database: Db, admin: CollectionKeyStore) -> None:
+    """Also one whose filter asks a blind index of a key store."""
+    stream = await driver.repository(Patient, keys=admin).watch({"email": "1@example.com"})
+    await stream.close()
+    with pytest.raises(StopAsyncIteration):
+        await stream.next()
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_what_has_expired_asks_nobody(  # noqa: PLR0917 - fixtures
+    driver: Driver,
+    database: Db,
+    server: embedded.Server,
+    kms: Service,
+    admin: CollectionKeyStore,
+    spare: None,
+    clock: Clock,
+    path: str,
+) -> None:
+    """Without keys no command leaves: not even a question, which would tell index values."""
+    whole = elsewhere(database, admin)
+    whole.setup()
+    whole.save(patient(1))
+    commands = Commands()
+    async with driver.another_client(server.uri, event_listeners=[commands]) as client:
+        repository = driver.repository(Patient, driver.collection(client=client), keys=opened(database, kms))
+        await repository.load(1)
+        clock.ahead += 2000
+        kms.down()
+        commands.names.clear()
+        with pytest.raises(KMSError):
+            await PATHS[path](repository)
+        assert [name for name in commands.names if name not in ("abortTransaction", "killCursors")] == []
+
+
+class Home(BaseModel):
+    kid: str
+
+
+class Child(BaseModel):
+    id: int
+    home: Annotated[Home, Queryable()]
+
+
+async def test_a_field_called_kid_is_no_key_id(
+    driver: Driver, database: Db, kms: Service, admin: CollectionKeyStore, clock: Clock
+) -> None:
+    """Of the user's, in a document of the store's keys: nobody looks for it, and a real new key is found at once."""
+    repository, whole = driver.repository(Child, keys=opened(database, kms)), Repository(Child, database.customers, keys=admin)
+    admin.rotate_data_key()
+    whole.save(Child(id=1, home=Home(kid="tom")))
+    assert len(await repository.find().to_list()) == 1
+    admin.rotate_data_key()
+    whole.save(Child(id=2, home=Home(kid="tim")))
+    assert len(await repository.load_many([1, 2])) == 2
+
+
+@pytest.mark.parametrize("idx", ["x", 1, None, [], {"kid": 1}, {"kid": {}}, {}])
+def test_needs_rotation_of_what_is_malformed(database: Db, admin: CollectionKeyStore, idx: Any) -> None:
+    """An ``idx`` that is none, or without key ids, has to be written anew; what is no document at all is an error."""
+    repository = elsewhere(database, admin)
+    assert repository.needs_rotation({"_id": 1, "kid": admin.ring().primary, "idx": idx})
+    with pytest.raises(MalformedEnvelopeError, match="no match"):
+        repository.needs_rotation(None)  # type: ignore[arg-type]  # what find_one gives for no match
+
+
+def test_an_array_of_one_index_key_needs_rotation(database: Db, admin: CollectionKeyStore) -> None:
+    """As `reindex` sees it, too, which writes the text."""
+    repository = elsewhere(database, admin)
+    repository.save(patient(1))
+    document = database.customers.find_one()
+    assert document is not None
+    assert repository.needs_rotation({**document, "idx": {**document["idx"], "kid": [document["idx"]["kid"]]}})
