@@ -64,6 +64,7 @@ class _Run:
     on_invalid: OnInvalid
     done: int = 0
     total: int = 0
+    lost: int = 0  #: how many somebody else wrote first, in this pass: they may be as stale as before
     reported: set[bytes] = field(default_factory=set)
     told: tuple[int, int] | None = None  #: what was said of the progress
 
@@ -115,10 +116,10 @@ class Upkeep(Bulk[Model]):
         for number in range(passes):
             where = stale()
             run.total = run.done + await self._number_of(where, session)
-            before = run.done
+            before, run.lost = run.done, 0
             if number == 0 or run.total > run.done:
                 await self._renew_once(where, run, session)
-            if run.done == before:
+            if run.done == before and not run.lost:
                 break
         return run.done
 
@@ -165,6 +166,7 @@ class Upkeep(Bulk[Model]):
 
     async def _write_batch(self, batch: list[tuple[Any, ReplaceOne[Any]]], run: _Run, session: Any) -> None:
         refused: list[RepositoryError] = []
+        before = run.done
         try:
             replaced = [each for _, each in batch]
             result = (await settle(self.collection.bulk_write(replaced, ordered=False, session=session))) if batch else None
@@ -178,6 +180,7 @@ class Upkeep(Bulk[Model]):
             run.done += self.number_of(details.get("nMatched", 0))
         else:
             run.done += 0 if result is None else self.number_of(result.matched_count)
+        run.lost += len(batch) - len(refused) - (run.done - before)
         for failed in refused:
             if run.on_invalid == "raise":
                 raise failed

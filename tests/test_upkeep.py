@@ -257,6 +257,26 @@ async def test_a_writer_in_between_is_not_overwritten(driver: Driver, database: 
     assert await people.verify() == 4
 
 
+async def test_a_pass_in_which_others_were_faster_is_not_the_last(
+    driver: Driver, database: Db, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody moves all documents to another data key meanwhile: nothing was done by us, and everything is left to do."""
+    await driver.repository(Person, keys=OLD).save_many(several())
+    mover, times, real = driver.repository(Person, keys=OLD.with_key(DataKey.generate())), [], upkeep.Upkeep._write_batch
+
+    async def after_another(flows: Any, *given: Any) -> Any:
+        if flows is not mover.inner._flows and not times:
+            times.append(given)
+            assert await mover.rotate() == 5
+        return await real(flows, *given)
+
+    monkeypatch.setattr(upkeep.Upkeep, "_write_batch", after_another)
+    ring = mover.inner._flows.codec.keys
+    people = driver.repository(Person, keys=ring.with_index_key(BOTH.index_key("new")))
+    assert await people.reindex() == 5
+    assert kids(database) == [["new", "old"]] * 5
+
+
 async def test_reindex_goes_on_where_it_was_stopped(driver: Driver, database: Db, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever a function of the caller's raises goes through; what was written stays, and is not written again."""
     monkeypatch.setattr(upkeep, "_BATCH", 2)
