@@ -101,7 +101,7 @@ class BulkWriter(_Writer[Model]):
 
     def _put(self, model: Model) -> None:
         """The same in a run of nothing else, where an instance that is given twice is written once."""
-        if not self._chunk.items and self._flows.keys_due:
+        if self._flows.keys_due:  # also of one that is filled for hours
             drive(self._flows.keys_at_hand())
         if self._flows.is_full(self._run, self._chunk):
             self._dispatch()
@@ -245,7 +245,7 @@ class AsyncBulkWriter(_Writer[Model]):
             await self._put(model)
 
     async def _put(self, model: Model) -> None:
-        if not self._chunk.items and self._flows.keys_due:
+        if self._flows.keys_due:  # also of one that is filled for hours
             await self._flows.keys_at_hand()
         if self._flows.is_full(self._run, self._chunk):
             await self._dispatch()

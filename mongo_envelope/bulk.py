@@ -95,6 +95,8 @@ class Chunk:
     #: `id` of each instance in it, or the id of each document of a wish: nothing is in it twice.
     seen: set[Any] = field(default_factory=set)
     size: int = 0
+    #: Of a key store's keys, those that it is sealed under.
+    kids: set[str] = field(default_factory=set)
     #: In ordered mode: what ends the run after these documents.
     refused: Failure | None = None
     #: Whether it is known what each document is written over.
@@ -261,6 +263,8 @@ class Bulk(Writing[Model]):
             chunk.items.append(item)
             chunk.seen.add(id(model))
             chunk.size += len(raw)
+            if self._key_store is not None:
+                chunk.kids.add(self._keys.primary)
             return item
         self._refuse(run, chunk, refused)
         return None
@@ -392,6 +396,7 @@ class Bulk(Writing[Model]):
         """
         deletes = bool(chunk.wishes)
         self._end(run)  # the caller may have caught the error, and gone on
+        await self._check_keys(chunk)
         try:
             if deletes:
                 await self._delete_wishes(run, chunk)
@@ -416,6 +421,16 @@ class Bulk(Writing[Model]):
             run.fail(chunk.refused)
         self._end(run)
         return None
+
+    async def _check_keys(self, chunk: Chunk) -> None:
+        """Of a chunk that was filled for so long that a key it is sealed under is no more, nobody could open what is written."""
+        if chunk.kids and self.keys_due:
+            await self.keys_at_hand()
+        if gone := chunk.kids & self._keys.destroyed:
+            raise KeyUnavailableError(
+                f"{self.name}: {len(chunk.items)} documents were not written: they waited to be sent until {min(gone)}, which they "
+                "are sealed under, was destroyed. Save them again"
+            )
 
     @staticmethod
     def _is_over(run: Run) -> bool:

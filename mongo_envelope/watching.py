@@ -221,7 +221,7 @@ async def _event(flows: Reading[Any], watched: Watched, *, wait: bool) -> Any:
     """
     if watched.again is None:
         return await (next_of(watched.stream) if wait else settle(watched.stream.try_next()))
-    while watched.stream.alive:
+    while watched.again is not None and watched.stream.alive:
         if flows.keys_due:
             await flows.keys_at_hand()
         if flows.codec.keys.search_key != watched.search_key:
