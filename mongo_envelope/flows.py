@@ -91,7 +91,7 @@ class Flows(Generic[Model]):
         self.hooks = Listeners.of(hooks, may_wait=kind is AsyncCollection)
         self.codec = DocumentCodec(
             model,
-            keys=keys.ring() if isinstance(keys, KeyStore) else keys,
+            keys=keys.held if isinstance(keys, KeyStore) else keys,  # nobody is asked: this may be in an event loop
             context=collection.name if context is None else context,
             validate_on_save=validate_on_save,
             verify_on_load=verify_on_load,
@@ -99,7 +99,8 @@ class Flows(Generic[Model]):
         )
         self._key_store = keys if isinstance(keys, KeyStore) else None
         #: whether the keys were made a moment ago, and the collection may hold documents that are sealed under others
-        self._unproved = keys.made
+        self._new_keys = keys if keys.made else None
+        self._unproved = keys.made and collection.full_name not in keys.proved
         if self.codec.context.startswith(RESERVED_CONTEXTS):
             raise ConfigurationError(f"a context that begins with {RESERVED_CONTEXTS} is for this package's own documents")
         self.schema = self.codec.schema
@@ -160,6 +161,8 @@ class Flows(Generic[Model]):
                 "ago, by create=True: nothing was written. Bring the old ones back from their backup"
             )
         self._unproved = False
+        if self._new_keys is not None:
+            self._new_keys.proved.add(self.collection.full_name)  # it is a question about the whole collection
 
     async def meet(self, documents: Sequence[bytes]) -> None:
         """Have the keys of what the server has answered, if the key store has them: somebody may have made one since."""

@@ -65,6 +65,7 @@ class KeyRing(primitives.NeverLeaves):
         "_too_old",
         "_working",
         "_written",
+        "proved",
     )
 
     def __init__(
@@ -115,6 +116,8 @@ class KeyRing(primitives.NeverLeaves):
         if self._primary in self._compromised:
             raise ConfigurationError(f"the primary key {self._primary} is compromised: another one has to seal")
         self._made = False
+        #: Of a ring that was made a moment ago: the collections that have been looked at for documents under other keys.
+        self.proved: set[str] = set()
         self._working: dict[tuple[str, str], WorkingKeys] = {}
         self._authenticators: dict[tuple[str, str], primitives.Authenticator] = {}
 

@@ -111,6 +111,8 @@ class KeyStore(Unlocked):
         )
         #: whether this process has made it a moment ago, and nothing can be sealed under its keys yet
         self.made = False
+        #: and the collections that have been looked at for documents under other keys
+        self.proved: set[str] = set()
         raws = storage.read()
         if not _has(raws, "root"):
             raws = self._make(raws, create=create)

@@ -704,6 +704,31 @@ async def test_new_keys_cost_one_question(
         assert commands.names == ["find", "insert", "insert", "find"]
 
 
+async def test_new_keys_look_once_for_each_collection(
+    driver: Driver, database: Db, server: embedded.Server, kms: Service, clock: Clock
+) -> None:
+    """However many repositories are made over it: of a large collection that holds nothing else the question is a scan."""
+    commands = Commands()
+    async with driver.another_client(server.uri, event_listeners=[commands]) as client:
+        store = CollectionKeyStore(database.get_collection("keys"), kms=kms, create=True)
+        for number in range(3):
+            await driver.repository(Patient, driver.collection(client=client), keys=store).save(patient(number))
+        await driver.repository(Patient, driver.collection("others", client=client), keys=store).save(patient(1))
+    assert commands.names == ["find", "insert", "insert", "insert", "find", "insert"]
+
+
+async def test_a_repository_is_made_without_asking_anybody(
+    driver: Driver, database: Db, kms: Service, admin: CollectionKeyStore, clock: Clock
+) -> None:
+    """Also over a store that has expired: it may be made in an event loop. The first call asks."""
+    store = opened(database, kms)
+    clock.ahead += 2000
+    kms.down()
+    repository = driver.repository(Patient, keys=store)
+    with pytest.raises(KMSError, match="on fire"):
+        await repository.save(patient(1))
+
+
 def test_a_codec_takes_the_ring_of_a_store(admin: CollectionKeyStore) -> None:
     """And not the store, which it could not ask: the error says what it takes."""
     with pytest.raises(ConfigurationError, match=r"store\.ring\(\)"):

@@ -64,7 +64,7 @@ def storm(server: embedded.Server, database: Db, seconds: float) -> dict[str, di
         }
         done = {}
         for what, each in running.items():
-            out, errors = each.communicate(timeout=seconds + 60)
+            out, errors = each.communicate(timeout=4 * seconds + 60)
             assert each.returncode == 0, f"{what}: {errors}"
             done[what] = ast.literal_eval(out)
         found = check(client, database, kek, 50)
