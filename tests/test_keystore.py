@@ -447,7 +447,7 @@ def test_an_active_key_is_retired_before_it_is_destroyed(memory: Memory, keys_of
     keys_of.refresh()
     memory.calls.clear()
     keys_of.destroy_key("k", unused_in=[], even_if_used=True)
-    assert memory.calls.count("replace") == 2
+    assert memory.calls.count("replace") == 3  # retired, the roles as they are, destroyed
     assert state_of(keys_of, "k") == "destroyed"
 
 
@@ -561,6 +561,31 @@ def test_a_new_key_that_is_destroyed_at_once(memory: Memory, kms: Service, keys_
     assert store(memory, kms, create=False).ring().primary == old
 
 
+@pytest.mark.parametrize("number", range(2, 9))
+@pytest.mark.parametrize("deed", ["destroy", "mark"])
+@pytest.mark.parametrize("what", ["rotate_data_key", "add_index_key"])
+def test_a_key_that_is_about_to_get_a_role(
+    memory: Memory, kms: Service, keys_of: KeyStore, *, what: str, deed: str, number: int
+) -> None:
+    """Somebody destroys or marks it, ahead of any step: one of the two is refused, and the store opens."""
+    second, old = store(memory, kms), {key.kid for key in stored(keys_of)}
+
+    def interfere() -> None:
+        for key in stored(second):
+            if key.kid not in old:
+                with contextlib.suppress(ConfigurationError):
+                    if deed == "mark":
+                        second.mark_compromised(key.kid)
+                    else:
+                        second.destroy_key(key.kid, unused_in=[], even_if_used=True)
+
+    interleaved(memory, number, interfere)
+    with contextlib.suppress(ConfigurationError):
+        getattr(keys_of, what)()
+    memory.before = lambda name: None
+    assert same_ring(store(memory, kms, create=False).ring(), keys_of.refresh())
+
+
 def test_a_record_that_is_changed_all_the_time(memory: Memory, keys_of: KeyStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody else is always first: a temporary error in the end."""
     monkeypatch.setattr(memory, "replace", lambda raw, before: False)
@@ -638,7 +663,8 @@ def test_a_repository_names_its_collection(database: Db, client: MongoClient[dic
 
 def test_an_index_key_that_gets_a_role_meanwhile(memory: Memory, kms: Service, keys_of: KeyStore) -> None:
     """Between the question and the deed somebody writes under it again: refused."""
-    ring = KeyRing([DataKey.generate()], index_keys=[IndexKey.generate()])
+    long_ago = datetime.now(UTC) - timedelta(minutes=2)
+    ring = KeyRing([DataKey.generate()], index_keys=[IndexKey("i", os.urandom(32), created=long_ago)])
     index = ring.index_keys[0]
     memory.insert(KeyRecord.of(ring.index_key(index)).sealed(keys_of._root))
     second = store(memory, kms)

@@ -99,7 +99,7 @@ def test_two_processes_rotate_while_two_others_read_for_a_minute(server: embedde
         ("destroyed", 10),
         ("compromised", 3),
         ("indexed", 2),
-        ("updated", 500),
+        ("updated", 200),
     ):
         assert total(done, what) >= least, what
 
