@@ -284,8 +284,6 @@ class KeyStore(Unlocked):
         roles = self._roles()
         if kid in (roles.primary, *roles.written):
             raise ConfigurationError(f"{kid} is in use: another key has to seal, or to write index values, first")
-        if record.purpose == "index" and roles.changed <= record.created and datetime.now(UTC) < record.created + _LEFT_BEHIND:
-            raise ConfigurationError(f"{kid} was made a moment ago: whoever has made it is about to write index values under it")
         if not even_if_used:
             until = max(roles.changed, record.created) + timedelta(seconds=self._expire_after)
             if datetime.now(UTC) < until:
