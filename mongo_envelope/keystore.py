@@ -235,11 +235,30 @@ class KeyStore(Unlocked):
             raise ConfigurationError(f"{kid} has been destroyed in the meantime")
         if roles.primary == kid:
             return roles  # a reply was lost, and it has the role already
+        if self._contents.keys[kid].state != "active":
+            raise ConfigurationError(f"{kid} has been retired in the meantime: somebody is about to destroy it")
         self._retire(roles.primary)
         return roles.but(primary=kid)
 
     def _retire(self, kid: str) -> None:
         self._changed(lambda: self._record(kid), lambda record: record.but("decrypt-only") if record.state == "active" else record)
+
+    def _bar(self, kid: str) -> None:
+        """From now on nobody gives this data key a role, not even who is about to.
+
+        Roles go to active keys only. Whoever read that it is active, before it was retired, has read these roles, too: they are
+        written anew as they are, so that his compare-and-set fails. Otherwise the roles could name a key that is no more, and the
+        store would not open.
+        """
+
+        def change(roles: Roles) -> Roles:
+            if roles.primary == kid:
+                raise ConfigurationError(f"{kid} is the primary key, which seals: rotate_data_key() first")
+            return roles.but(changed=roles.changed)
+
+        if self._record(kid).state in ("active", "decrypt-only") and kid != self._roles().primary:
+            self._retire(kid)
+            self._change_roles(change)
 
     def mark_compromised(self, kid: str) -> None:
         """Somebody has this data key: from now on `Repository.rotate` alone opens what is under it.
@@ -248,6 +267,7 @@ class KeyStore(Unlocked):
         """
         if self._record(kid).purpose != "data":
             raise ConfigurationError(f"{kid} is an index key: replace it, as docs/querying.md says")
+        self._bar(kid)
         self._change_state(kid, "compromised")
 
     def destroy_key(self, kid: str, *, unused_in: Any, even_if_used: bool = False) -> None:
@@ -267,7 +287,7 @@ class KeyStore(Unlocked):
         if kid in (roles.primary, *roles.written):
             raise ConfigurationError(f"{kid} is in use: another key has to seal, or to write index values, first")
         if not even_if_used:
-            until = roles.changed + timedelta(seconds=self._expire_after)
+            until = max(roles.changed, record.created) + timedelta(seconds=self._expire_after)
             if datetime.now(UTC) < until:
                 raise ConfigurationError(
                     f"{kid} may still be in use by a process that cannot reach the store: keys changed their roles less than "
@@ -279,7 +299,7 @@ class KeyStore(Unlocked):
                 where = ", ".join(f"{number} of {place}" for place, number in numbers.items() if number)
                 raise ConfigurationError(f"documents are still under {kid}: {where}. Repository.rotate() or reindex() moves them")
         if record.purpose == "data":
-            self._retire(kid)  # adopt() gives no role to a key that is not active
+            self._bar(kid)
         self._change_state(kid, "destroyed")
 
     # --- the key-encryption key ---------------------------------------------------------------------------------------
@@ -312,6 +332,8 @@ class KeyStore(Unlocked):
         self._insert(KeyRecord.of(key))
 
         def change(roles: Roles) -> Roles:
+            if self._contents.keys[key.kid].key is None:
+                raise ConfigurationError(f"{key.kid} has been destroyed in the meantime")
             return roles.but(search_by=roles.search_by or key.kid, written=written_in_order([*roles.written, key.kid]))
 
         self._change_roles(change)

@@ -27,13 +27,16 @@ from mongo_envelope import (
     Repository,
     RevisionConflictError,
     Sensitive,
+    UnknownKeyError,
 )
 from mongo_envelope.kms import LocalKMS
 
 #: Seconds. Small, so that keys reach the end of their life while somebody watches.
 REFRESH, EXPIRE = 0.6, 1.5
-#: In each turn of so many seconds keys change in the first part of it, and are destroyed in the rest.
-TURN, CHANGING = 5.0, 1.5
+#: Seconds between two changes of roles by one process, on average. A key is destroyed `EXPIRE` after the last one at the soonest.
+PAUSE = 4.0
+#: Whoever cannot read a document for so many seconds fails.
+LONGEST_WAIT = 5.0
 
 
 class Member(BaseModel):
@@ -58,23 +61,68 @@ def store_of(client: MongoClient[Any], database: str, kek: str, **options: Any) 
     )
 
 
+class Waits:
+    """How long somebody could not read a document: by design under a compromised key, until `Repository.rotate` has moved it."""
+
+    def __init__(self) -> None:
+        self.times = self.longest = self.slowest = 0
+        self._began: float | None = None
+        self._asked = 0.0
+
+    def ask(self) -> None:
+        self._asked = time.monotonic()
+
+    def refused(self, error: UnknownKeyError) -> None:
+        """Anything else than a compromised key fails the test."""
+        if "compromised" not in str(error):
+            raise error
+        self._began = self._asked if self._began is None else self._began
+        self.times += 1
+        if time.monotonic() - self._began > LONGEST_WAIT:
+            raise error
+
+    def done(self) -> None:
+        now = time.monotonic()
+        self.slowest = max(self.slowest, round(1000 * (now - self._asked)))
+        if self._began is not None:
+            self.longest, self._began = max(self.longest, round(1000 * (now - self._began))), None
+
+    @property
+    def counts(self) -> dict[str, int]:
+        return {"waits": self.times, "longest_ms": self.longest, "slowest_ms": self.slowest}
+
+
 class Storm:
     """One process of several. Whatever is raised that is not written here ends it, and fails the test."""
 
     def __init__(self, client: MongoClient[Any], database: str, kek: str, seed: str) -> None:
         self.random = random.Random(seed)  # noqa: S311 - which work comes next
-        self.begun = time.time()
         self.kms = kms_of(kek)
         self.collection = client[database].members
         self.store = store_of(client, database, kek)
         self.members = Repository(Member, self.collection, keys=self.store)
         self.saved: list[int] = []
         self.next = int(seed) * 1_000_000
-        self.counts = dict.fromkeys(("updated", "saved", "read", "rotated", "moved", "rewrapped", "destroyed", "indexed"), 0)
+        self.waits = Waits()
+        self.next_change = time.monotonic()
+        self.retired: dict[str, float] = {}
+        works = ("updated", "saved", "read", "rotated", "moved", "rewrapped", "compromised", "destroyed", "indexed")
+        self.counts = dict.fromkeys(works, 0)
 
     @property
     def one(self) -> int:
         return self.random.randrange(50)
+
+    def patiently(self, work: Callable[[], None]) -> None:
+        while True:
+            self.waits.ask()
+            try:
+                work()
+            except UnknownKeyError as error:
+                self.waits.refused(error)
+            else:
+                self.waits.done()
+                return
 
     def read(self) -> None:
         number = self.one
@@ -99,6 +147,9 @@ class Storm:
         self.counts["saved"] += 1
 
     def rotate(self) -> None:
+        if time.monotonic() < self.next_change:
+            return
+        self.next_change = time.monotonic() + self.random.expovariate(1 / PAUSE)
         self.store.rotate_data_key()
         self.counts["rotated"] += 1
 
@@ -113,6 +164,21 @@ class Storm:
                 raise
             return
         self.counts["rewrapped"] += 1
+
+    def compromise(self) -> None:
+        """A key that sealed once, when no process seals by it any more, and no document is under it."""
+        for key in self.store.keys():  # noqa: SIM118 - a store is no mapping
+            if key.purpose != "data" or key.primary or key.state != "decrypt-only":
+                continue
+            since = time.monotonic() - self.retired.setdefault(key.kid, time.monotonic())
+            if since > REFRESH + 0.3 and self.random.random() < 0.3 and not self.collection.count_documents({"kid": key.kid}):
+                try:
+                    self.store.mark_compromised(key.kid)
+                except ConfigurationError as error:
+                    if "is destroyed, and" not in str(error):
+                        raise
+                else:
+                    self.counts["compromised"] += 1
 
     def destroy(self) -> None:
         for key in self.store.keys():  # noqa: SIM118 - a store is no mapping
@@ -145,37 +211,47 @@ class Storm:
         """Until every process has read the store again; working on."""
         until = time.monotonic() + REFRESH + 0.3
         while time.monotonic() < until:
-            self.read()
-            self.update()
+            self.patiently(self.read)
+            self.patiently(self.update)
 
     def run(self, seconds: float, *, first: bool) -> None:
+        began = time.monotonic()
         # Until a key has come to its end, too, on a machine that is busy.
-        while (passed := time.time() - self.begun) < seconds or (not self.counts["destroyed"] and passed < 4 * seconds):
-            changing = passed % TURN < CHANGING
-            works: list[Callable[[], None]] = [self.read, self.update, self.save, self.read, self.update, self.move]
-            works += [self.rotate, self.rewrap] if changing else [self.destroy]
-            if first and self.random.random() < 0.02:
+        while (passed := time.monotonic() - began) < seconds or (not self.counts["destroyed"] and passed < 4 * seconds):
+            works = [self.read, self.update, self.save, self.read, self.update, self.move]
+            works += [self.rotate, self.rewrap, self.compromise, self.destroy]
+            if first and self.random.random() < 0.01:
                 works = [self.index]
-            self.random.choice(works)()
+            work = self.random.choice(works)
+            if work in (self.read, self.update):
+                self.patiently(work)
+            else:
+                work()
 
 
-async def read_async(client: MongoClient[Any], uri: str, database: str, kek: str, seconds: float) -> int:
+async def read_async(client: MongoClient[Any], uri: str, database: str, kek: str, seconds: float) -> dict[str, int]:
     """A process that reads over the async driver."""
-    until, reads = time.monotonic() + seconds, 0
+    until, reads, waits = time.monotonic() + seconds, 0, Waits()
     store = await CollectionKeyStore.open(
         client[database].get_collection("keys"), kms=kms_of(kek), refresh_after=REFRESH, expire_after=EXPIRE
     )
     async with AsyncMongoClient[Any](uri) as other:
         members = AsyncRepository(Member, other[database].members, keys=store)
         while time.monotonic() < until:
-            number = reads % 50
-            assert (await members.load(number)).email == f"{number}@example.com"
-            found = await members.find_one({"email": f"{number}@EXAMPLE.com"})
-            assert found is not None, f"{number} is not found by its blind index"
-            if number == 0:
-                assert sum([each.id < 50 async for each in members.find()]) == 50
-            reads += 1
-    return reads
+            waits.ask()
+            try:
+                number = reads % 50
+                assert (await members.load(number)).email == f"{number}@example.com"
+                found = await members.find_one({"email": f"{number}@EXAMPLE.com"})
+                assert found is not None, f"{number} is not found by its blind index"
+                if number == 0:
+                    assert sum([each.id < 50 async for each in members.find()]) == 50
+            except UnknownKeyError as error:
+                waits.refused(error)
+            else:
+                waits.done()
+                reads += 1
+    return {"read": reads, **waits.counts}
 
 
 class Killer(CommandListener):
@@ -237,16 +313,16 @@ def main() -> None:
         return
     with MongoClient[Any](uri) as client:
         if what == "async":
-            say({"read": asyncio.run(read_async(client, uri, database, kek, float(last)))})
+            say(asyncio.run(read_async(client, uri, database, kek, float(last))))
             return
         storm = Storm(client, database, kek, seed)
         if what == "reader":
             until = time.monotonic() + float(last)
             while time.monotonic() < until:
-                storm.read()
+                storm.patiently(storm.read)
         else:
             storm.run(float(last), first=what == "first")
-        say(storm.counts)
+        say({**storm.counts, **storm.waits.counts})
 
 
 if __name__ == "__main__":

@@ -447,7 +447,7 @@ def test_an_active_key_is_retired_before_it_is_destroyed(memory: Memory, keys_of
     keys_of.refresh()
     memory.calls.clear()
     keys_of.destroy_key("k", unused_in=[], even_if_used=True)
-    assert memory.calls.count("replace") == 2
+    assert memory.calls.count("replace") == 3  # retired, the roles as they are, destroyed
     assert state_of(keys_of, "k") == "destroyed"
 
 
@@ -559,6 +559,32 @@ def test_a_new_key_that_is_destroyed_at_once(memory: Memory, kms: Service, keys_
     with pytest.raises(ConfigurationError, match="has been destroyed in the meantime"):
         keys_of.rotate_data_key()
     assert store(memory, kms, create=False).ring().primary == old
+
+
+@pytest.mark.parametrize("number", range(2, 9))
+@pytest.mark.parametrize("deed", ["destroy", "mark"])
+@pytest.mark.parametrize("what", ["rotate_data_key", "add_index_key"])
+def test_a_key_that_is_about_to_get_a_role(
+    database: Db, memory: Memory, kms: Service, keys_of: KeyStore, *, what: str, deed: str, number: int
+) -> None:
+    """Somebody destroys or marks it, ahead of any step: one of the two is refused, and the store opens."""
+    second, old = store(memory, kms), {key.kid for key in stored(keys_of)}
+
+    def interfere() -> None:
+        for key in stored(second):
+            if key.kid not in old:
+                with contextlib.suppress(ConfigurationError):
+                    if deed == "mark":
+                        second.mark_compromised(key.kid)
+                    else:
+                        forced = key.purpose == "data"  # an index key that is as young is not destroyed without force
+                        second.destroy_key(key.kid, unused_in=[database.customers], even_if_used=forced)
+
+    interleaved(memory, number, interfere)
+    with contextlib.suppress(ConfigurationError):
+        getattr(keys_of, what)()
+    memory.before = lambda name: None
+    assert same_ring(store(memory, kms, create=False).ring(), keys_of.refresh())
 
 
 def test_a_record_that_is_changed_all_the_time(memory: Memory, keys_of: KeyStore, monkeypatch: pytest.MonkeyPatch) -> None:
