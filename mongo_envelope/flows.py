@@ -87,6 +87,11 @@ class Flows(Generic[Model]):
                 "keys= takes a KeyRing or a key store: KeyRing.from_file(…), or CollectionKeyStore(client.crm.keys, kms=…), which "
                 "is given a key-encryption key"
             )
+        if isinstance(keys, KeyStore) and keys.is_kept_in(collection):
+            raise ConfigurationError(
+                f"{collection.full_name} is where the key store keeps its records: a document in it would make the store "
+                "unreadable. Give the repository a collection of its own"
+            )
         self.name: str = collection.name
         self.hooks = Listeners.of(hooks, may_wait=kind is AsyncCollection)
         self.codec = DocumentCodec(

@@ -343,7 +343,8 @@ class KeyRing(primitives.NeverLeaves):
         self.need("search", what="the value of a blind index")
         if kid not in self._index_keys:
             raise UnknownKeyError(
-                "index values under a key that is not in this ring; idx.kid says which. Load the key file that was in use then"
+                "index values under a key that is not in this ring; idx.kid says which. Load the key file, or open the key store, "
+                "that was in use then"
             )
         return self._index_keys[kid]
 
@@ -389,7 +390,7 @@ class KeyRing(primitives.NeverLeaves):
         if key is None:
             raise UnknownKeyError(
                 f"sealed under a key that is not in this ring, which holds {', '.join(self._keys)}; its kid says which. "
-                "Load the key file that was in use then"
+                "Load the key file, or open the key store, that was in use then"
             )
         return key
 

@@ -138,6 +138,10 @@ class KeyStore(Unlocked):
         """Of the root, 32 hexadecimal digits: to be given in the configuration, and kept nowhere near the store."""
         return self._root.fingerprint.hex()
 
+    def is_kept_in(self, collection: Any) -> bool:
+        """Whether its records lie in a collection of this name; which server it is on cannot be told without asking."""
+        return isinstance(self._storage, CollectionStorage) and str(self._storage) == collection.full_name
+
     def keys(self) -> list[StoredKey]:
         """All keys, the oldest first, as they are in the store now."""
         self.refresh()
@@ -274,9 +278,10 @@ class KeyStore(Unlocked):
         """Remove the material of a key, for good. Backups of the store still have it.
 
         ``unused_in``: the collections of a ``MongoClient`` whose documents may be under it, or repositories over them. Raise
-        `ConfigurationError`, with their number, if there are any; for a key that seals or writes index values; and if keys changed
-        their roles less than ``expire_after`` seconds ago, for a process that cannot reach the store may still go by the ones
-        before. ``even_if_used``: destroy it even so, to make unreadable what is under it.
+        `ConfigurationError`, with their number, if there are any; for a collection that is not there, since it may be misspelt; for
+        a key that seals or writes index values; and if keys changed their roles less than ``expire_after`` seconds ago, for a
+        process that cannot reach the store may still go by the ones before. ``even_if_used``: destroy it even so, to make
+        unreadable what is under it.
         """
         given = [unused_in] if isinstance(unused_in, Collection) or hasattr(unused_in, "_flows") else unused_in
         collections = [_collection_of(each) for each in given]
@@ -285,7 +290,8 @@ class KeyStore(Unlocked):
         record = self._record(kid)
         roles = self._roles()
         if kid in (roles.primary, *roles.written):
-            raise ConfigurationError(f"{kid} is in use: another key has to seal, or to write index values, first")
+            before = "rotate_data_key()" if kid == roles.primary else "another index key takes its place, as docs/querying.md says,"
+            raise ConfigurationError(f"{kid} is in use: {before} first")
         if not even_if_used:
             until = max(roles.changed, record.created) + timedelta(seconds=self._expire_after)
             if datetime.now(UTC) < until:
@@ -298,6 +304,12 @@ class KeyStore(Unlocked):
             if sum(numbers.values()):
                 where = ", ".join(f"{number} of {place}" for place, number in numbers.items() if number)
                 raise ConfigurationError(f"documents are still under {kid}: {where}. Repository.rotate() or reindex() moves them")
+            if missing := [each.full_name for each in collections if not _is_there(each)]:
+                # A misspelt one would count as empty, and this cannot be undone.
+                raise ConfigurationError(
+                    f"unused_in= names collections that are not there: {', '.join(missing)}. If a name is misspelt, say the right "
+                    f"one; otherwise leave it out. {kid} was not destroyed"
+                )
         if record.purpose == "data":
             self._bar(kid)
         self._change_state(kid, "destroyed")
@@ -501,6 +513,11 @@ def _collection_of(given: Any) -> Collection[Any]:
         raise ConfigurationError("unused_in= takes collections of a MongoClient, or repositories over one: [client.crm.customers]")
     # Where what was acknowledged last is certain to be counted, whatever the collection is read from otherwise.
     return collection.with_options(read_preference=ReadPreference.PRIMARY, read_concern=ReadConcern("local"))
+
+
+def _is_there(collection: Collection[Any]) -> bool:
+    """Asked in a way that takes no more rights than to find in it."""
+    return bool(collection.database.list_collection_names(filter={"name": collection.name}, authorizedCollections=True))
 
 
 def _shown(kid: object) -> str:

@@ -141,6 +141,10 @@ class FileStorage:
 
     def __init__(self, path: str | os.PathLike[str], timeout: float) -> None:
         """Take a path, and the seconds to wait for a lock."""
+        if not isinstance(path, str | os.PathLike):
+            raise ConfigurationError(
+                'the first parameter is a path: FileKeyStore("keys.store", …). CollectionKeyStore takes collections'
+            )
         self.path: Final = Path(path)
         self._timeout = checked_seconds(timeout, "timeout")
 

@@ -297,10 +297,11 @@ class Unlocked(primitives.NeverLeaves):
         # What is stored decides nothing: not whom to ask, and not for which key.
         kms = next((each for each in self._kms if is_same(each.identity, record.kms)), None)
         if kms is None:
-            known = " or ".join(str(each.identity.get("provider")) for each in self._kms)
+            known = " or ".join(str(dict(each.identity)) for each in self._kms)
             raise ConfigurationError(
-                f"the root of {self._storage} is not wrapped by the key-encryption key of this configuration ({known}). After a "
-                "rewrap, configure the new one; otherwise somebody has edited the root record. Nothing was asked"
+                f"the root of {self._storage} is not wrapped by the key-encryption key of this configuration: {known}. "
+                "Configure the one that the store was made with: this may be another one, or a new one that create=True "
+                "made where the old one is lost. After a rewrap, configure the new one; otherwise somebody has edited the root record. Nothing was asked"
             )
         if kms.public and self._expected is None:
             raise ConfigurationError(
@@ -403,7 +404,7 @@ def _is_temporary(error: Exception) -> bool:
 def checked_kms(kms: KMS | Sequence[KMS]) -> tuple[KMS, ...]:
     """One key-encryption key, or several; `ConfigurationError` for what is none."""
     given = tuple(kms) if isinstance(kms, Sequence) else (kms,)
-    if not given or not all(isinstance(each, KMS) for each in given):
+    if not given or not all(isinstance(each, KMS) and not isinstance(each, type) for each in given):
         raise ConfigurationError('kms= takes a key-encryption key: LocalKMS.from_file("kek.json", create=True), or another of kms')
     return given
 

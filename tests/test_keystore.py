@@ -651,6 +651,32 @@ def test_a_key_in_use_is_not_destroyed(database: Db) -> None:
     assert index not in keys.ring().index_keys
 
 
+def test_a_collection_that_is_not_there_is_not_taken_for_an_empty_one(database: Db) -> None:
+    """A misspelt name has no documents under any key, and the key would be gone."""
+    keys = CollectionKeyStore(database.keys, kms=LocalKMS.generate(), create=True, **AT_ONCE)
+    old = keys.ring().primary
+    keys.rotate_data_key()
+    time.sleep(0.35)
+    database.customers.insert_one({"kid": "another"})
+    with pytest.raises(ConfigurationError, match=f"that are not there: {database.name}.custmoers. If a name is misspelt"):
+        keys.destroy_key(old, unused_in=[database.customers, database.custmoers])
+    assert state_of(keys, old) == "decrypt-only"
+    keys.destroy_key(old, unused_in=[database.customers])
+    assert state_of(keys, old) == "destroyed"
+
+
+def test_no_repository_keeps_its_documents_among_the_records(database: Db) -> None:
+    """One document in the collection of the store, and no process could open the store any more."""
+    from customer_model import Customer
+
+    from mongo_envelope import Repository
+
+    keys = CollectionKeyStore(database.keys, kms=LocalKMS.generate(), create=True, **AT_ONCE)
+    with pytest.raises(ConfigurationError, match=f"{database.name}.keys is where the key store keeps its records"):
+        Repository(Customer, database.keys, keys=keys)
+    Repository(Customer, database.customers, keys=keys)
+
+
 def test_a_repository_names_its_collection(database: Db, client: MongoClient[dict[str, Any]]) -> None:
     """As `unused_in` takes collections it takes repositories; those of the async driver cannot be counted here."""
     from customer_model import Customer
@@ -1112,6 +1138,7 @@ def test_one_collection_needs_no_list(database: Db, kms: Service) -> None:
     time.sleep(0.06)
     with pytest.raises(ConfigurationError, match="takes collections of a MongoClient"):
         one.destroy_key(first, unused_in="customers")
+    database.create_collection("customers")
     one.destroy_key(first, unused_in=database.customers)
     assert state_of(one, first) == "destroyed"
 

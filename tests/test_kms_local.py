@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from keyring.backend import KeyringBackend
 from keyring.errors import KeyringLocked, NoKeyringError
 
-from mongo_envelope import ConfigurationError, KMSError
+from mongo_envelope import ConfigurationError, KeyRing, KMSError
 from mongo_envelope.kms import KMS, LocalKMS
 
 KEK = bytes(range(32))
@@ -227,6 +227,14 @@ def test_a_damaged_file_is_refused_without_quoting_it(tmp_path: Path, text: str)
     path = kept(tmp_path / "kek.json", text)
     with pytest.raises(ConfigurationError, match=r"kek.json' is not a key-encryption key, or is damaged") as caught:
         LocalKMS.from_file(path)
+    assert_silent(caught.value)
+
+
+def test_a_key_file_is_no_key_encryption_key(tmp_path: Path) -> None:
+    """Both are called a file with a key: it says which of them this is, and not that a version is missing."""
+    KeyRing.generate().to_file(tmp_path / "keys.json")
+    with pytest.raises(ConfigurationError, match="is not a key-encryption key, but a key file") as caught:
+        LocalKMS.from_file(tmp_path / "keys.json")
     assert_silent(caught.value)
 
 

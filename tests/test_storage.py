@@ -114,6 +114,12 @@ def test_a_time_is_a_number_of_seconds(seconds: Any, tmp_path: Path) -> None:
 # --- a file -----------------------------------------------------------------------------------------------------------
 
 
+def test_a_file_store_takes_a_path() -> None:
+    """Where a collection is given, it says which store takes one."""
+    with pytest.raises(ConfigurationError, match="first parameter is a path: FileKeyStore"):
+        FileStorage(object(), 1)  # type: ignore[arg-type]  # what is tested
+
+
 def test_a_file_is_private(tmp_path: Path) -> None:
     """Mode 0600, whatever the umask, and no other file but the lock, which is private, too; what others can read is refused."""
     path = tmp_path / "keys.store"

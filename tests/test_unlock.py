@@ -28,6 +28,7 @@ from mongo_envelope.errors import (
     UnsupportedVersionError,
 )
 from mongo_envelope.keystore import KeyStore
+from mongo_envelope.kms import LocalKMS
 from mongo_envelope.records import KeyRecord, Root, RootRecord
 
 
@@ -84,6 +85,7 @@ def settled(each: KeyStore) -> None:
         ({"kms": []}, "kms= takes a key-encryption key"),
         ({"kms": "aws"}, "kms= takes a key-encryption key"),
         ({"kms": [None]}, "kms= takes a key-encryption key"),
+        ({"kms": LocalKMS}, "kms= takes a key-encryption key"),
     ],
 )
 def test_what_does_not_fit_is_refused(memory: Memory, kms: Service, options: dict[str, Any], says: str) -> None:
@@ -110,10 +112,11 @@ def test_a_redirected_root_is_refused_before_anybody_is_asked(memory: Memory, km
     """What stands in the record does not say whom to ask: nobody is, and the error does not quote it."""
     memory.edit("root", kms=identity)
     with pytest.raises(
-        ConfigurationError, match=r"not wrapped by the key-encryption key of this configuration \(local\)"
+        ConfigurationError, match=r"not wrapped by the key-encryption key of this configuration: \{'provider': 'local', 'key'"
     ) as caught:
         store(memory, kms)
     assert kms.calls == []
+    assert kms.identity["key"] in str(caught.value)  # ours: whoever has two files sees which one it is
     assert "evil" not in str(caught.value)
 
 

@@ -127,15 +127,12 @@ _STYLES: Final = {"compromised": "red", "destroyed": "dim"}
 
 
 def _table(found: Sequence[StoredKey], facts: Sequence[Mapping[str, Any]], counts: Iterable[str]) -> Table:
-    """Of keys: in a narrow terminal, ids stay whole as long as they can, and are folded after that; nothing is cut."""
+    """Of keys, one on a line however narrow the terminal is: nothing is cut or left out."""
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    table.add_column("kid", overflow="fold", width=max(len(each.kid) for each in found))
-    for name in ("state", "created"):
-        table.add_column(name, overflow="fold")
-    table.add_column("check", overflow="fold", width=len(found[0].check))
-    table.add_column("roles", overflow="fold")
+    for name in ("kid", "state", "created", "check", "roles"):
+        table.add_column(name)
     for name in counts:
-        table.add_column(name, overflow="fold", justify="right")
+        table.add_column(name, justify="right")
     for key, about in zip(found, facts, strict=True):
         table.add_row(
             *(key.kid, f"{key.purpose}, {key.state}", f"{key.created:%Y-%m-%d} ({about['age_days']:.0f} d)", key.check),

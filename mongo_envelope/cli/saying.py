@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from rich.console import Console, RenderableType
 
@@ -60,7 +60,11 @@ def say(text: str) -> None:
 
 
 def _console(file: Any) -> Console:
-    return Console(file=file, highlight=False, markup=False, emoji=False)
+    return Console(file=file, highlight=False, markup=False, emoji=False, width=_WIDTH)
+
+
+#: Wider than any line. In a narrow terminal rich would leave out whole columns, a state or a role; the terminal itself wraps.
+_WIDTH: Final = 10_000
 
 
 def can_ask() -> bool:

@@ -163,6 +163,8 @@ def _parsed(read: Callable[[], bytes]) -> LocalKMS | str:
     content = read()
     try:
         entry = json.loads(content)
+        if "primary" in entry or "keys" in entry or "records" in entry:
+            return f"is not a {_NOUN}, but a key file, or the file of a key store"
         if type(entry["version"]) is int and entry["version"] != 1:
             return f"has version {entry['version']}, and this package reads version 1"
         if type(entry["version"]) is not int or entry.keys() != {"version", "kek", "check", "id"}:
