@@ -300,8 +300,9 @@ class Unlocked(primitives.NeverLeaves):
             known = " or ".join(str(dict(each.identity)) for each in self._kms)
             raise ConfigurationError(
                 f"the root of {self._storage} is not wrapped by the key-encryption key of this configuration: {known}. "
-                "Configure the one that the store was made with: this may be another one, or a new one that create=True "
-                "made where the old one is lost. After a rewrap, configure the new one; otherwise somebody has edited the root record. Nothing was asked"
+                "Configure the one that the store was made with: this may be another one, or a new one that create=True made where "
+                "the old one is lost. After a rewrap, configure the new one; otherwise somebody has edited the root record. Nothing "
+                "was asked"
             )
         if kms.public and self._expected is None:
             raise ConfigurationError(
@@ -338,6 +339,8 @@ class Unlocked(primitives.NeverLeaves):
             return answer.result(self._timeout)
         except KMSError as error:
             problem, temporary = str(error), error.temporary
+        except ConfigurationError as error:  # a provider's own: no such key, no token
+            problem, temporary = str(error), False
         except TimeoutError:
             problem, temporary = f"the key service did not answer within {self._timeout:g} s", True
         except Exception as error:  # noqa: BLE001 - a provider of somebody else's; the text is not known to be harmless

@@ -1136,6 +1136,7 @@ def test_one_collection_needs_no_list(database: Db, kms: Service) -> None:
     first = one.ring().primary
     one.rotate_data_key()
     time.sleep(0.06)
+    database.customers.insert_one({"_id": 1})
     with pytest.raises(ConfigurationError, match="takes collections of a MongoClient"):
         one.destroy_key(first, unused_in="customers")
     database.create_collection("customers")

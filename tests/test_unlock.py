@@ -689,3 +689,17 @@ def test_the_root_record_is_made_of_what_was_wrapped(memory: Memory, kms: Servic
     assert encoded(document) == memory.records["root"]
     record = RootRecord(document["store"], document["kms"], document["wrapped"], document["created"])
     assert record.as_bson() == memory.records["root"]
+
+
+def test_a_provider_says_what_is_wrong_with_its_configuration(memory: Memory, kms: Service) -> None:
+    """No such key, no token: its words are told, and it is not asked again."""
+
+    def refuse(name: str) -> None:
+        raise ConfigurationError("no such key: make it with its own means")
+
+    kms.before = refuse
+    with pytest.raises(KMSError, match="no such key: make it") as caught:
+        store(memory, kms)
+    assert not caught.value.temporary
+    assert kms.calls == ["wrap"]
+    assert caught.value.__context__ is None
