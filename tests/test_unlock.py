@@ -697,9 +697,11 @@ def test_a_provider_says_what_is_wrong_with_its_configuration(memory: Memory, km
     def refuse(name: str) -> None:
         raise ConfigurationError("no such key: make it with its own means")
 
+    store(memory, kms)
+    kms.calls.clear()
     kms.before = refuse
     with pytest.raises(KMSError, match="no such key: make it") as caught:
-        store(memory, kms)
+        store(memory, kms, create=False)
     assert not caught.value.temporary
-    assert kms.calls == ["wrap"]
+    assert kms.calls == ["unwrap"]
     assert caught.value.__context__ is None
