@@ -119,9 +119,7 @@ class CollectionStorage:
             temporary = error.timeout or isinstance(error, ConnectionFailure) or error.has_error_label("RetryableWriteError")
         where = f"the key store {self} could not be {done}: {problem}" + (f", code {code}" if code is not None else "")
         if code == _UNAUTHORIZED:
-            where += (
-                ": the user of this MongoClient has no right to do that. Services read a key store, who rotates writes it"
-            )
+            where += ": the user of this MongoClient has no right to do that. Services read a key store, who rotates writes it"
         raise KMSError(where, temporary=temporary)
 
 
