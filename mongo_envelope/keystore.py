@@ -210,6 +210,8 @@ class KeyStore(Unlocked):
     def _wrapped(self, root: Root, kms: KMS) -> RootRecord:
         """The root under a key-encryption key, and unwrapped again before anybody relies on it."""
         wrapped = self._ask(lambda: kms.wrap(root.secret))
+        if root.secret in wrapped:  # a stub, or a class that somebody has not finished: the root would lie in the clear
+            raise KMSError("the key service gave the secret back as it was, and has not wrapped it: nothing was written")
         if not hmac.compare_digest(self._ask(lambda: kms.unwrap(wrapped)), root.secret):
             raise KMSError("the key service does not unwrap what it has wrapped: nothing was written")
         record = RootRecord(root.store, dict(kms.identity), wrapped, datetime.now(UTC))

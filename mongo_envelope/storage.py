@@ -118,7 +118,13 @@ class CollectionStorage:
             problem, code = type(error).__name__, getattr(error, "code", None)
             temporary = error.timeout or isinstance(error, ConnectionFailure) or error.has_error_label("RetryableWriteError")
         where = f"the key store {self} could not be {done}: {problem}" + (f", code {code}" if code is not None else "")
+        if code == _UNAUTHORIZED:
+            where += ": the user of this MongoClient has no right to do that. Services read a key store, who rotates writes it"
         raise KMSError(where, temporary=temporary)
+
+
+#: Of MongoDB's error codes, the one of a user who may not do it.
+_UNAUTHORIZED: Final = 13
 
 
 def _mark_of(raw: bytes) -> dict[str, Any]:

@@ -300,9 +300,9 @@ class Unlocked(primitives.NeverLeaves):
             known = " or ".join(str(dict(each.identity)) for each in self._kms)
             raise ConfigurationError(
                 f"the root of {self._storage} is not wrapped by the key-encryption key of this configuration: {known}. "
-                "Configure the one that the store was made with: this may be another one, or a new one that create=True made where "
-                "the old one is lost. After a rewrap, configure the new one; otherwise somebody has edited the record. Nothing "
-                "was asked"
+                "Configure the one that the store was made with: this may be another one, or a new one that create=True "
+                "made where the old one is lost. After a rewrap, configure the new one; otherwise somebody has edited the root "
+                "record. Nothing was asked"
             )
         if kms.public and self._expected is None:
             raise ConfigurationError(

@@ -742,6 +742,18 @@ def test_another_key_encryption_key(memory: Memory, kms: Service, keys_of: KeySt
     assert same_ring(store(memory, new).ring(), ring)
 
 
+def test_a_service_that_wraps_nothing_is_refused(memory: Memory, keys_of: KeyStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stub that gives back what it gets, or has put something before it, would leave the root in the clear."""
+    records, new = dict(memory.records), Service()
+    for prefix in (b"", b"v1:"):
+        monkeypatch.setattr(new, "wrap", lambda secret, prefix=prefix: prefix + secret)
+        monkeypatch.setattr(new, "unwrap", lambda wrapped, prefix=prefix: wrapped.removeprefix(prefix))
+        with pytest.raises(KMSError, match="has not wrapped it: nothing was written") as caught:
+            keys_of.rotate_kek(new)
+        assert caught.value.__context__ is None
+    assert memory.records == records
+
+
 def test_a_wrap_that_is_not_unwrapped_is_not_written(memory: Memory, keys_of: KeyStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the new service makes of the root is compared before anything is written."""
     records, new = dict(memory.records), Service()
@@ -1136,7 +1148,6 @@ def test_one_collection_needs_no_list(database: Db, kms: Service) -> None:
     first = one.ring().primary
     one.rotate_data_key()
     time.sleep(0.06)
-    database.customers.insert_one({"_id": 1})
     with pytest.raises(ConfigurationError, match="takes collections of a MongoClient"):
         one.destroy_key(first, unused_in="customers")
     database.create_collection("customers")

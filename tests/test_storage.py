@@ -416,7 +416,7 @@ def test_a_server_that_is_not_there_is_a_temporary_error(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("how", "temporary", "says"),
     [
-        ({"errorCode": 13}, False, "OperationFailure, code 13"),
+        ({"errorCode": 13}, False, "OperationFailure, code 13: the user of this MongoClient has no right"),
         ({"closeConnection": True}, True, "AutoReconnect"),
         ({"errorCode": 11600, "errorLabels": ["RetryableWriteError"]}, True, "NotPrimaryError"),
         ({"blockConnection": True, "blockTimeMS": 2000}, True, "NetworkTimeout|ExecutionTimeout|ServerSelection"),
