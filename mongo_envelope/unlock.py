@@ -337,6 +337,8 @@ class Unlocked(primitives.NeverLeaves):
             return answer.result(self._timeout)
         except KMSError as error:
             problem, temporary = str(error), error.temporary
+        except ConfigurationError as error:  # a provider's: no such key, no token
+            problem, temporary = str(error), False
         except TimeoutError:
             problem, temporary = f"the key service did not answer within {self._timeout:g} s", True
         except Exception as error:  # noqa: BLE001 - a provider of somebody else's; the text is not known to be harmless
