@@ -25,6 +25,7 @@ from pymongo.errors import AutoReconnect, BulkWriteError, PyMongoError, ServerSe
 from . import envelope
 from .answer import comparable
 from .bridge import settle
+from .codec import DocumentCodec
 from .errors import (
     BulkSaveError,
     DocumentNotFoundError,
@@ -71,6 +72,7 @@ class Item(Sealed, Generic[Model]):
     expected: tuple[Revision, ...] | None = None
     inserts: bool = False
     changes: Changes | None = None  #: of an update, which is repeated after a conflict
+    sealed_by: DocumentCodec[Model] | None = None  #: the keys may be others by the time it is sent
 
 
 @dataclass(slots=True, eq=False)
@@ -251,13 +253,14 @@ class Bulk(Writing[Model]):
             index, run.given = run.given, run.given + 1
         if id(model) in chunk.seen:
             return None
+        codec = self.codec
         try:
             identity, raw = self.sealed(model, run.take_iv)
         except EnvelopeError as error:
             refused = error.about(index=index)
         else:
             # What it is known to be is asked when it is sent: an earlier chunk may change that.
-            item = Item(identity, raw, FRESH, self._shard(raw), index, model, changes=changes)
+            item = Item(identity, raw, FRESH, self._shard(raw), index, model, changes=changes, sealed_by=codec)
             chunk.items.append(item)
             chunk.seen.add(id(model))
             chunk.size += len(raw)
@@ -397,6 +400,8 @@ class Bulk(Writing[Model]):
                 await self._delete_wishes(run, chunk)
             with run.doubting(lambda: chunk.items):
                 if not chunk.begun:
+                    if self.keys_may_come:
+                        await self._seal_anew(chunk)
                     await self._begin(chunk, run.session)
                 while chunk.items and not chunk.again and not self._is_over(run) and not (run.ordered and chunk.doubtful):
                     await self._send_some(run, chunk)
@@ -426,6 +431,13 @@ class Bulk(Writing[Model]):
         """Raise the failure after which nothing more is written, if there was one."""
         if self._is_over(run) and (failure := run.failure()) is not None:
             raise failure
+
+    async def _seal_anew(self, chunk: Chunk) -> None:
+        """What has waited for so long that another key seals by now: the one that it is under may be destroyed already."""
+        await self.keys_at_hand()
+        for item in chunk.items:
+            if item.sealed_by is not None and item.sealed_by is not self.codec:
+                item.raw, item.sealed_by = self.codec.resealed_from(item.sealed_by, item.raw), self.codec
 
     async def _begin(self, chunk: Chunk, session: Any) -> None:
         """What each document is written over: nothing, or revisions. Where it may be there or not, the server is asked."""

@@ -172,6 +172,18 @@ class DocumentCodec(Generic[Model]):
         metadata = {name: value for name, value in document.items() if name in ("_id", "idx") or name not in envelope.RESERVED}
         return document["_id"], envelope.seal(metadata, payload, keys=self._keys, context=self.context)
 
+    def resealed_from(self, other: DocumentCodec[Any], raw: bytes) -> bytes:
+        """The same document under today's primary key, whatever has become since of the keys of ``other``, which has sealed it."""
+        if other._keys.primary == self._keys.primary:
+            return raw
+        return other.resealed_by(self._keys, raw)
+
+    def resealed_by(self, keys: KeyRing, raw: bytes) -> bytes:
+        """A document of this codec's ring, under the key of another ring that seals."""
+        document, payload = self._opened(raw)
+        metadata = {name: value for name, value in document.items() if name in ("_id", "idx") or name not in envelope.RESERVED}
+        return envelope.seal(metadata, payload, keys=keys, context=self.context)
+
     def seal(self, model: Model) -> dict[str, Any]:
         """The stored document, ready for ``insert_one`` of any MongoDB client. Raise `PayloadError` for what cannot be kept."""
         return bson.decode(self.seal_bson(model), _PORTABLE)

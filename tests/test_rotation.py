@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,6 +28,7 @@ from mongo_envelope import (
     ConfigurationError,
     DataKey,
     DocumentCodec,
+    Hooks,
     IntegrityError,
     KeyRing,
     KMSError,
@@ -316,6 +317,61 @@ async def test_what_is_sealed_is_under_the_new_key_after_the_soft_limit(
     await repository.update_many({"id": 1}, {"notes": "new"})
     under = {document["_id"]: document["kid"] == second for document in database.customers.find()}
     assert under == {0: True, 1: True, 2: False, 3: False, 10: False, 11: True, 12: True, 13: True, 14: True, 15: True}
+
+
+@pytest.mark.parametrize("path", ["bulk", "save_many", "save"])
+async def test_what_waits_to_be_sent_is_under_the_key_of_the_moment(  # noqa: PLR0917 - fixtures
+    driver: Driver, database: Db, kms: Service, admin: CollectionKeyStore, clock: Clock, path: str
+) -> None:
+    """The key is retired and, as no document is under it, destroyed between sealing and sending: no document is lost."""
+    old = admin.ring().primary
+    # What time `destroy_key` waits for is that of the wall, and not of this clock.
+    admin_now = CollectionKeyStore(database.get_collection("keys"), kms=kms, refresh_after=0.001, expire_after=0.001)
+
+    def destroy() -> None:
+        clock.ahead += 2000
+        admin_now.rotate_data_key()
+        time.sleep(0.01)
+        admin_now.destroy_key(old, unused_in=[database.customers])
+
+    class Slow(Hooks[Patient]):
+        def before_save(self, model: Patient) -> None:
+            if model.id == 1 and path == "save":
+                destroy()
+
+    repository = driver.repository(Patient, keys=opened(database, kms), hooks=[Slow()] if path == "save" else [])
+
+    def patients() -> Iterator[Patient]:
+        yield patient(1)
+        destroy()
+        yield patient(2)
+
+    if path == "bulk":
+        async with repository.bulk() as bulk:
+            await bulk.save(patient(1))
+            destroy()
+            await bulk.save(patient(2))
+    elif path == "save_many":
+        await repository.save_many(patients())
+    else:
+        await repository.save(patient(1))
+    assert [each["kid"] for each in database.customers.find()] == [admin_now.ring().primary] * (1 if path == "save" else 2)
+    assert (await repository.load(1)) == patient(1)
+    loaded = await repository.load(1)
+    await repository.save(loaded)
+
+
+async def test_what_waits_to_be_sent_is_not_sent_once_keys_have_expired(
+    driver: Driver, database: Db, kms: Service, admin: CollectionKeyStore, clock: Clock
+) -> None:
+    """And cannot be had: the error says so, and nothing is written."""
+    repository = driver.repository(Patient, keys=opened(database, kms))
+    with pytest.raises(KMSError, match="on fire"):
+        async with repository.bulk() as bulk:
+            await bulk.save(patient(1))
+            clock.ahead += 2000
+            kms.down()
+    assert database.customers.count_documents({}) == 0
 
 
 async def test_a_long_cursor_goes_by_the_keys_of_the_moment(

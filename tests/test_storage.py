@@ -65,6 +65,19 @@ def test_read_insert_replace(storage: Storage) -> None:
     assert sorted(storage.read()) == sorted([record("b", b"two"), encoded({"_id": "root", "wrapped": b"xyz"})])
 
 
+def test_a_flood_is_refused(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever fills the place up is told off by a bounded read: the memory of those who read it stays theirs."""
+    monkeypatch.setattr(storage_module, "_MOST_BYTES", 1000)
+    monkeypatch.setattr(storage_module, "_MOST_IN_FILE", 4000)
+    for number in range(3):
+        assert storage.insert(encoded({"_id": str(number), "junk": bytes(200), "hmac": b"x"}))
+    assert len(storage.read()) == 3
+    with pytest.raises(MalformedEnvelopeError, match="more in .* than a key store has"):
+        for number in range(3, 20):
+            storage.insert(encoded({"_id": str(number), "junk": bytes(200), "hmac": b"x"}))
+            storage.read()
+
+
 def test_of_many_one_wins(storage: Storage) -> None:
     """Twelve threads insert, and replace, at once: one of them each time."""
     won: list[bool] = []
