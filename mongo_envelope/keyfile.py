@@ -8,12 +8,14 @@ from __future__ import annotations
 import base64
 import hmac
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, TypeVar
 
 from .datakey import DataKey, IndexKey, SearchingKey, VerifyingKey, _Key, _RestrictedKey, check_value
 from .errors import ConfigurationError
+from .private_file import unique_names
 
 __all__ = ["parsed", "written_out"]
 
@@ -46,7 +48,7 @@ def parsed(content: bytes, ring_of: Callable[..., T]) -> T | str:
     and the parsers' messages quote what they read.
     """
     try:
-        ring = json.loads(content)
+        ring = json.loads(content, object_pairs_hook=unique_names)
         version = ring["version"]
         if type(version) is not int:
             return _DAMAGED
@@ -83,13 +85,32 @@ _FIELDS: Final = {
 }
 
 
+_CHECK: Final = re.compile("[0-9a-f]{16}", re.ASCII)
+
+
+def _check_of(entry: dict[str, Any]) -> bytes:
+    if not _CHECK.fullmatch(entry["check"]):
+        raise ValueError
+    return bytes.fromhex(entry["check"])
+
+
+def _moment(text: object) -> datetime | None:
+    """A date and time that says where, or None."""
+    if text is None:
+        return None
+    moment = datetime.fromisoformat(text)  # type: ignore[arg-type]  # of what is no text: TypeError
+    if moment.utcoffset() is None:
+        raise ValueError
+    return moment
+
+
 def _key(kind: type[Key], entry: dict[str, Any]) -> Key:
     """One key of a file. An entry that says more than this version knows may say that the key must not be used: `ValueError`."""
     if entry.keys() != {"kid", "material", "check", "created"}:
         raise ValueError
-    created = entry["created"] and datetime.fromisoformat(entry["created"])
+    created = _moment(entry["created"])
     material = base64.b64decode(entry["material"], validate=True)
-    return kind(entry["kid"], material, created=created, check=bytes.fromhex(entry["check"]))
+    return kind(entry["kid"], material, created=created, check=_check_of(entry))
 
 
 def _restricted(ring: dict[str, Any], ring_of: Callable[..., T]) -> T | str:
@@ -124,14 +145,14 @@ def _restricted_key(kind: type[Restricted], entry: dict[str, Any], contexts: Seq
     if entry.keys() != {"kid", "check", "created", "contexts"}:
         raise ValueError
     working = {context: _working_key(entry["contexts"][context]) for context in contexts}
-    created = entry["created"] and datetime.fromisoformat(entry["created"])
-    return kind(entry["kid"], working, created=created, check=bytes.fromhex(entry["check"]))
+    created = _moment(entry["created"])
+    return kind(entry["kid"], working, created=created, check=_check_of(entry))
 
 
 def _working_key(entry: dict[str, Any]) -> bytes:
     if entry.keys() != {"key", "check"}:
         raise ValueError
     working = base64.b64decode(entry["key"], validate=True)
-    if not hmac.compare_digest(check_value(working), bytes.fromhex(entry["check"])):  # a ValueError if it is not 32 bytes
+    if not hmac.compare_digest(check_value(working), _check_of(entry)):  # a ValueError if it is not 32 bytes
         raise ValueError
     return working

@@ -384,10 +384,9 @@ class KeyStore(Unlocked):
         self._change_roles(change)
 
     def backup(self, path: str | os.PathLike[str]) -> None:
-        """Write all records to a new file of mode 0600, as they are: wrapped and sealed. It opens with the same key-encryption key,
-        which is asked whether it does.
+        """Write all records to a new file of mode 0600, as they are: wrapped and sealed. It opens with the same key-encryption key.
 
-        A key that is destroyed later is still in it.
+        The key service is asked whether it does; what does not open, or is not whole, is refused as it is when it is opened. A key that is destroyed later is still in it.
         """
         file, raws = FileStorage(path, self._timeout), self._storage.read()
         self._unwrap(raws)  # or this raises: what does not open is no backup
@@ -454,8 +453,9 @@ class KeyStore(Unlocked):
         raise KMSError(f"{self._storage} is changed by others all the time: nothing was changed here", temporary=True)
 
     def _refresh_and_mend(self) -> None:
-        """Read again after a change. No write covers two records: of two who give a key a role, and take it out of use, at the same
-        moment, at least one sees here what the other did, and takes it out of the roles. Otherwise the store opened for nobody.
+        """Read again after a change, and take out of the roles what somebody has taken out of use at the same moment (spec 6.5).
+
+        No write covers two records: of those two at least one sees here what the other did. Otherwise the store opened for nobody.
         """
         for _ in range(_TURNS):
             try:

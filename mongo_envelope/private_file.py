@@ -11,10 +11,11 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from .errors import ConfigurationError
 
-__all__ = ["create_private", "read_private", "sync_folder"]
+__all__ = ["create_private", "read_private", "sync_folder", "unique_names"]
 
 
 def read_private(
@@ -68,6 +69,14 @@ def create_private(path: Path, content: bytes, noun: str) -> bool:
         raise ConfigurationError(f"cannot make the {noun} {str(path)!r}: {error.strerror}") from error
     sync_folder(path.parent)
     return True
+
+
+def unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The ``object_pairs_hook`` of these files: `ValueError` for a name twice, of which another reader could take the other one."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError
+    return found
 
 
 def sync_folder(folder: Path) -> None:

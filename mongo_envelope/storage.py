@@ -31,7 +31,7 @@ from pymongo.read_concern import ReadConcern
 
 from . import envelope
 from .errors import ConfigurationError, KMSError, MalformedEnvelopeError
-from .private_file import sync_folder
+from .private_file import sync_folder, unique_names
 
 try:
     import fcntl
@@ -221,7 +221,7 @@ class FileStorage:
     def _parsed(self, content: bytes) -> list[bytes]:
         try:
             # Each in its place: json_util would take the whole file for one document.
-            found = json.loads(content)
+            found = json.loads(content, object_pairs_hook=unique_names)
             if found.keys() == {"version", "records"} and type(found["version"]) is int and found["version"] == 1:
                 return [bson.encode(_decoded(each), codec_options=_AS_IT_IS) for each in found["records"]]
         except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError, BSONError):

@@ -372,7 +372,10 @@ def test_a_file_that_others_can_reach_is_refused(tmp_path: Path, mode: int) -> N
         (TEXT.replace(base64.b64encode(MATERIAL).decode(), MATERIAL.hex()), "32 bytes|damaged"),
         (TEXT.replace(base64.b64encode(OTHER).decode(), base64.b64encode(MATERIAL).decode()), "check value"),
         (TEXT.replace('"k1", "material"', f'"{MATERIAL.hex()}/", "material"'), "key id"),
-        (TEXT.replace('"check": "', f'"check": "{MATERIAL.hex()}'), "check value"),
+        (TEXT.replace('"check": "', f'"check": "{MATERIAL.hex()}'), "damaged"),
+        (TEXT.replace('"check": "', '"check": " '), "damaged"),
+        (TEXT.replace('"check":', f'"check": "{MATERIAL.hex()}", "check":'), "damaged"),
+        (json.dumps(FILE | {"keys": [FILE["keys"][0] | {"created": 0}]}), "damaged"),  # type: ignore[index]
         (TEXT.replace('"check": "', '"check": "xx'), "damaged"),
         (TEXT.replace("2024-02-29", base64.b64encode(MATERIAL).decode()), "damaged"),
     ],

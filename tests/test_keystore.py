@@ -600,7 +600,7 @@ def test_a_new_key_that_is_destroyed_at_once(memory: Memory, kms: Service, keys_
 def test_a_key_that_gets_a_role_and_is_taken_out_of_use_at_the_same_moment(
     memory: Memory, kms: Service, keys_of: KeyStore, *, what: str, number: int
 ) -> None:
-    """Ahead of each write of a rotation somebody destroys or marks the new key: the store opens all the same, and never seals so."""
+    """Ahead of each write of a rotation somebody destroys or marks the new key: the store opens, and does not seal under it."""
     second, before = store(memory, kms), {key.kid for key in stored(keys_of)}
     done: list[str] = []
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import json
+import random
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -16,9 +18,10 @@ import pytest
 from bson import json_util
 from bson.binary import UuidRepresentation
 
-from mongo_envelope import KeyRing
+from mongo_envelope import DataKey, IndexKey, KeyRing
 from mongo_envelope.errors import ConfigurationError, KMSError
 from mongo_envelope.errors import __all__ as error_names
+from mongo_envelope.kms import local
 from mongo_envelope.kms.local import LocalKMS
 
 SPEC = Path(__file__).parents[1] / "spec"
@@ -391,3 +394,67 @@ def test_local_files_that_are_refused_by_the_library(case: dict[str, Any], monke
     monkeypatch.setenv("KEK", case["file"])
     with pytest.raises(ConfigurationError):
         LocalKMS.from_env("KEK")
+
+
+def places_in(content: Any, place: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Of everything in a JSON value, the way there."""
+    inner = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
+    return [each for name, value in inner for each in ((*place, name), *places_in(value, (*place, name)))]
+
+
+def edited(content: dict[str, Any], chance: random.Random) -> dict[str, Any]:
+    """With one value at random another one, in upper case, missing, or a little different."""
+    changed = copy.deepcopy(content)
+    place = chance.choice(places_in(changed))
+    holder: Any = changed
+    for name in place[:-1]:
+        holder = holder[name]
+    name, value = place[-1], holder[place[-1]]
+    others = [None, True, 0, 1.0, "", "x", [], {}, ["a"], "a b", "2020-01-01", "2020-01-01T00:00:00Z", "ab" * 8, "ab " * 8]
+    match chance.randrange(4):
+        case 0:
+            holder[name] = chance.choice(others)
+        case 1:
+            del holder[name]
+        case 2 if isinstance(value, str):
+            at = chance.randrange(len(value) + 1)
+            holder[name] = value[:at] + chance.choice(["A", " ", "=", "\n", "é", "0", "-"]) + value[at + chance.randrange(2) :]
+        case _ if isinstance(value, str):
+            holder[name] = value.upper()
+        case _:
+            holder[name] = [value, value]
+    return changed
+
+
+@pytest.mark.parametrize("kind", ["whole", "restricted", "key-encryption key"])
+def test_any_edit_of_a_file_is_judged_alike(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the specification takes the library takes, and what it refuses the library refuses."""
+    chance, answers = random.Random(kind), Counter[bool]()  # noqa: S311 - an example, and the same one in every run
+    whole = KeyRing.generate().with_key(DataKey.generate(), primary=False).with_index_key(IndexKey.generate())
+    for number in range(400):
+        if kind == "key-encryption key":
+            content = json.loads(local._content())
+        elif kind == "whole":
+            content = json.loads((whole if number % 2 else KeyRing([DataKey.generate()]))._as_json())
+        else:
+            content = json.loads(whole.restrict("metadata", *(["search"] if number % 2 else []), contexts=["a", "é"])._as_json())
+        text = json.dumps(edited(content, chance) if number % 10 else content)
+        monkeypatch.setenv("EDITED", text)
+        read, library = (
+            (keystore.read_local_file, LocalKMS.from_env)
+            if kind == "key-encryption key"
+            else (keystore.read_key_file, KeyRing.from_env)
+        )
+        taken = [is_taken(read, text, keystore.ConfigurationError), is_taken(library, "EDITED", ConfigurationError)]
+        assert taken[0] == taken[1], text
+        answers[taken[0]] += 1
+    assert min(answers.values()) > 4
+    assert len(answers) == 2
+
+
+def is_taken(read: Callable[[str], object], given: str, error: type[Exception]) -> bool:
+    try:
+        read(given)
+    except error:
+        return False
+    return True

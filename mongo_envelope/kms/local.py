@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from mongo_envelope import primitives
 from mongo_envelope.errors import ConfigurationError, KMSError
-from mongo_envelope.private_file import read_private
+from mongo_envelope.private_file import read_private, unique_names
 
 from .asking import extra
 
@@ -162,7 +162,7 @@ def _parsed(read: Callable[[], bytes]) -> LocalKMS | str:
     """The key in what ``read`` gives, or what is wrong with that. Only ``read`` raises: no traceback has a frame with the key."""
     content = read()
     try:
-        entry = json.loads(content)
+        entry = json.loads(content, object_pairs_hook=unique_names)
         if type(entry["version"]) is int and entry["version"] != 1:
             return f"has version {entry['version']}, and this package reads version 1"
         if type(entry["version"]) is not int or entry.keys() != {"version", "kek", "check", "id"}:
