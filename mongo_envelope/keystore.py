@@ -386,7 +386,8 @@ class KeyStore(Unlocked):
     def backup(self, path: str | os.PathLike[str]) -> None:
         """Write all records to a new file of mode 0600, as they are: wrapped and sealed. It opens with the same key-encryption key.
 
-        The key service is asked whether it does; what does not open, or is not whole, is refused as it is when it is opened. A key that is destroyed later is still in it.
+        The key service is asked whether it does; what does not open, or is not whole, is refused as it is when it is opened.
+        A key that is destroyed later is still in it.
         """
         file, raws = FileStorage(path, self._timeout), self._storage.read()
         self._unwrap(raws)  # or this raises: what does not open is no backup

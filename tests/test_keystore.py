@@ -626,8 +626,11 @@ def test_a_key_that_gets_a_role_and_is_taken_out_of_use_at_the_same_moment(
     assert same_ring(ring, second.refresh())
 
 
-def test_an_index_key_is_destroyed_while_it_becomes_the_only_one(memory: Memory, kms: Service) -> None:
-    """There is none left to search by: null, and the store opens."""
+def test_an_index_key_is_destroyed_while_it_becomes_the_only_one(
+    memory: Memory, kms: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is none left to search by: null, and the store opens. One turn is enough."""
+    monkeypatch.setattr(keystore_module, "_TURNS", 1)
     root = Root.generate()
     memory.insert(KeyRecord.of(DataKey("data", os.urandom(32))).sealed(root))
     memory.insert(Roles("data", None, (), datetime.now(UTC)).sealed(root))
