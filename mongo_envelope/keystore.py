@@ -22,6 +22,7 @@ from pymongo import ReadPreference
 from pymongo.collection import Collection
 from pymongo.read_concern import ReadConcern
 
+from . import unlock
 from .datakey import DataKey, IndexKey
 from .errors import ConfigurationError, IntegrityError, KMSError
 from .keys import Capability, KeyRing
@@ -126,10 +127,10 @@ class KeyStore(Unlocked):
         self.made = False
         #: whether the root was there, and the keys were not: a start that stopped is finished, or somebody has removed them
         self.finished = False
-        raws = storage.read()
+        begun, raws = unlock._clock(), storage.read()
         if not _has(raws, "root"):
             raws = self._make(raws, create=create)
-        self._unlock(raws)
+        self._unlock(raws, begun)
         if self._expected is None:
             _log.warning(
                 "opened the key store in %s without a fingerprint: whoever can write it, and have its key-encryption key encrypt, "
@@ -139,7 +140,7 @@ class KeyStore(Unlocked):
             )
         if create and not _has(raws, "roles"):
             raws = self._completed(raws)
-        self._take(raws)
+        self._take(raws, begun)
 
     @property
     def store_id(self) -> str:

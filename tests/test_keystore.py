@@ -790,8 +790,8 @@ def test_another_key_encryption_key(memory: Memory, kms: Service, keys_of: KeySt
     for both in ([new, kms], [kms, new], new):
         assert same_ring(store(memory, both).ring(), ring)
     assert kms.calls == []
-    rolling._unlock(memory.read())
-    keys_of._unlock(memory.read())
+    rolling._unlock(memory.read(), unlock._clock())
+    keys_of._unlock(memory.read(), unlock._clock())
     keys_of.rotate_kek(new)  # anew by the same
     assert same_ring(store(memory, new).ring(), ring)
 
