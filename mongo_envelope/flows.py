@@ -160,7 +160,13 @@ class Flows(Generic[Model]):
     async def _prove(self) -> None:
         """New keys, and a collection that is sealed under others: then the old ones are lost, or have been left at home."""
         where = {"hmac": {"$type": "binData"}, "v": 1, "kid": {"$nin": list(self._keys)}}
-        if await settle(self._primary.find_one(where, {"_id": 1}, collation=BYTE_BY_BYTE)) is not None:
+        foreign = await settle(self._primary.find_one(where, {"_id": 1}, collation=BYTE_BY_BYTE)) is not None
+        if not foreign and self._key_store is not None and self._key_store.finished:
+            # One whose records were removed, but for the root, has new keys of the same ids.
+            where["kid"] = self._keys.primary
+            ours = await settle(self._primary.find_one(where, collation=BYTE_BY_BYTE))
+            foreign = ours is not None and not self._is_genuine(raw_of(ours))
+        if foreign:
             raise ConfigurationError(
                 f"{self.name} holds documents that are sealed under other keys, and the keys of this process were made a moment "
                 "ago, by create=True: nothing was written. Bring the old ones back from their backup"
@@ -168,6 +174,13 @@ class Flows(Generic[Model]):
         self._unproved = False
         if self._new_keys is not None:
             self._new_keys.proved.add(self.collection.full_name)  # it is a question about the whole collection
+
+    def _is_genuine(self, raw: bytes) -> bool:
+        try:
+            self.codec.verify_tag(raw)
+        except EnvelopeError:
+            return False
+        return True
 
     async def meet(self, documents: Sequence[bytes]) -> None:
         """Have the keys of what the server has answered, if the key store has them: somebody may have made one since."""

@@ -22,11 +22,25 @@ from pymongo import ReadPreference
 from pymongo.collection import Collection
 from pymongo.read_concern import ReadConcern
 
+from . import unlock
 from .datakey import DataKey, IndexKey
 from .errors import ConfigurationError, IntegrityError, KMSError, MalformedEnvelopeError
 from .keys import Capability, KeyRing
 from .kms import KMS
-from .records import KeyRecord, Purpose, Roles, Root, RootRecord, State, is_same, missing_roles, read_root, written_in_order
+from .records import (
+    KeyRecord,
+    Purpose,
+    Roles,
+    Root,
+    RootRecord,
+    State,
+    is_same,
+    is_usable,
+    missing_roles,
+    read_contents,
+    read_root,
+    written_in_order,
+)
 from .storage import CollectionStorage, FileStorage, Storage, identity_of
 from .unlock import Unlocked, checked_kms
 
@@ -113,10 +127,12 @@ class KeyStore(Unlocked):
         self.made = False
         #: and the collections that have been looked at for documents under other keys
         self.proved: set[str] = set()
-        raws = storage.read()
+        #: whether the root was there, and the keys were not: a start that stopped is finished, or somebody has removed them
+        self.finished = False
+        begun, raws = unlock._clock(), storage.read()
         if not _has(raws, "root"):
             raws = self._make(raws, create=create)
-        self._unlock(raws)
+        self._unlock(raws, begun)
         if self._expected is None:
             _log.warning(
                 "opened the key store in %s without a fingerprint: whoever can write it, and have its key-encryption key encrypt, "
@@ -126,7 +142,7 @@ class KeyStore(Unlocked):
             )
         if create and not _has(raws, "roles"):
             raws = self._completed(raws)
-        self._take(raws)
+        self._take(raws, begun)
 
     @property
     def store_id(self) -> str:
@@ -202,7 +218,8 @@ class KeyStore(Unlocked):
         there = self._consistent(raws)[1].keys
         if there.keys() - {data, index} or any(each.state != "active" for each in there.values()):
             raise missing_roles()  # the store was finished once, and has been used
-        self._storage.insert(KeyRecord.of(DataKey.generate(data)).sealed(root))
+        self.finished = not self.made
+        self.made |= self._storage.insert(KeyRecord.of(DataKey.generate(data)).sealed(root))
         self._storage.insert(KeyRecord.of(IndexKey.generate(index)).sealed(root))
         self._storage.insert(Roles(data, index, (index,), datetime.now(UTC)).sealed(root))
         return self._storage.read()
@@ -233,18 +250,22 @@ class KeyStore(Unlocked):
         for each in list(self._contents.keys.values()):  # what a crash between these steps has left behind
             if each.purpose == "data" and each.created < made - _LEFT_BEHIND and each.kid != self._roles().primary:
                 self._retire(each.kid)
-        return key.kid
+        # Somebody who took it out of use at this moment has had another one made in its place.
+        return key.kid if is_usable(key.kid, "data", self._contents.keys) else self._roles().primary
 
     def _sealing_with(self, kid: str, roles: Roles) -> Roles:
         """The roles in which this key seals. The one before is retired first: whatever happens in between, it opens, and seals."""
-        if self._contents.keys[kid].key is None:
-            raise ConfigurationError(f"{kid} has been destroyed in the meantime")
+        self._check_usable(kid, "data")
         if roles.primary == kid:
             return roles  # a reply was lost, and it has the role already
         if self._contents.keys[kid].state != "active":
             raise ConfigurationError(f"{kid} has been retired in the meantime: somebody is about to destroy it")
         self._retire(roles.primary)
         return roles.but(primary=kid)
+
+    def _check_usable(self, kid: str, purpose: Purpose) -> None:
+        if not is_usable(kid, purpose, self._contents.keys):
+            raise ConfigurationError(f"{kid} has been {self._contents.keys[kid].state} in the meantime")
 
     def _retire(self, kid: str) -> None:
         self._changed(lambda: self._record(kid), lambda record: record.but("decrypt-only") if record.state == "active" else record)
@@ -346,11 +367,11 @@ class KeyStore(Unlocked):
         self._insert(KeyRecord.of(key))
 
         def change(roles: Roles) -> Roles:
-            if self._contents.keys[key.kid].key is None:
-                raise ConfigurationError(f"{key.kid} has been destroyed in the meantime")
+            self._check_usable(key.kid, "index")
             return roles.but(search_by=roles.search_by or key.kid, written=written_in_order([*roles.written, key.kid]))
 
         self._change_roles(change)
+        self._check_usable(key.kid, "index")
         return key.kid
 
     def search_by(self, kid: str) -> None:
@@ -404,10 +425,14 @@ class KeyStore(Unlocked):
     def backup(self, path: str | os.PathLike[str]) -> None:
         """Write all records to a new file of mode 0600, as they are: wrapped and sealed. It opens with the same key-encryption key.
 
+        The key service is asked whether it does; what does not open, or is not whole, is refused as it is when it is opened.
         A key that is destroyed later is still in it.
         """
         file, raws = FileStorage(path, self._timeout), self._storage.read()
-        sealed, _ = self._consistent(raws)  # or this raises: what does not open is no backup
+        self._unwrap(raws)  # or this raises: what does not open is no backup
+        sealed, contents = self._consistent(raws)
+        if contents.roles is None:
+            raise missing_roles()
         if not file.create([raw for raw in raws if identity_of(raw) == "root"] + sealed):
             raise ConfigurationError(f"{file} exists already: a backup is never overwritten")
 
@@ -458,11 +483,46 @@ class KeyStore(Unlocked):
         for _ in range(_TURNS):
             before = find()
             after = change(before)
-            if after is before or self._storage.replace(after.sealed(self._root), before.raw):
+            if after is before:
                 self.refresh()
+                return before
+            if self._storage.replace(after.sealed(self._root), before.raw):
+                self._refresh_and_mend()
                 return before
             self.refresh()
         raise KMSError(f"{self._storage} is changed by others all the time: nothing was changed here", temporary=True)
+
+    def _refresh_and_mend(self) -> None:
+        """Read again after a change, and take out of the roles what somebody has taken out of use at the same moment (spec 6.5).
+
+        No write covers two records: of those two at least one sees here what the other did. Otherwise the store opened for nobody.
+        """
+        for _ in range(_TURNS):
+            try:
+                self.refresh()
+            except IntegrityError:
+                pass
+            else:
+                return
+            sealed = [raw for raw in self._storage.read() if identity_of(raw) != "root"]
+            contents = read_contents(sealed, self._root, also_disagreeing=True)
+            if contents.roles is None or (roles := self._mended(contents.roles, contents.keys)) is contents.roles:
+                break
+            self._storage.replace(roles.sealed(self._root), contents.roles.raw)
+        self.refresh()
+
+    def _mended(self, roles: Roles, keys: Mapping[str, KeyRecord]) -> Roles:
+        """The same roles, if keys can have them; otherwise without those that cannot, and with a new key that seals."""
+        mended = roles
+        written = tuple(kid for kid in roles.written if is_usable(kid, "index", keys))
+        if written != roles.written:
+            search_by = roles.search_by if roles.search_by in written else next(iter(written), None)
+            mended = mended.but(search_by=search_by, written=written)
+        if not is_usable(roles.primary, "data", keys):
+            key = DataKey.generate()
+            self._storage.insert(KeyRecord.of(key).sealed(self._root))
+            mended = mended.but(primary=key.kid)
+        return mended
 
     def __repr__(self) -> str:
         what = f", store {self.store_id}, {self.held!r}" if self._seen is not None else ": not unlocked"

@@ -44,6 +44,7 @@ __all__ = [
     "RootRecord",
     "State",
     "is_same",
+    "is_usable",
     "missing_roles",
     "read_contents",
     "read_root",
@@ -250,11 +251,11 @@ def missing_roles() -> ConfigurationError:
     )
 
 
-def read_contents(raws: Iterable[bytes], root: Root) -> Contents:
+def read_contents(raws: Iterable[bytes], root: Root, *, also_disagreeing: bool = False) -> Contents:
     """All records but that of the root, each verified under it.
 
     Raise `EnvelopeError`, which names the record, for one that was edited, moved or put there by somebody else, an id that is there
-    twice, and roles of a key that cannot have them.
+    twice, and, unless they are to be mended, roles of a key that cannot have them.
     """
     keys: dict[str, KeyRecord] = {}
     roles: Roles | None = None
@@ -266,7 +267,7 @@ def read_contents(raws: Iterable[bytes], root: Root) -> Contents:
             roles = record
         elif keys.setdefault(record.kid, record) is not record:
             raise _contradiction(record.kid, "is there twice")
-    if roles is not None:
+    if roles is not None and not also_disagreeing:
         _check_roles(roles, keys)
     return Contents(keys, roles)
 
@@ -323,15 +324,19 @@ def _fits(document: Mapping[str, Any], types: Mapping[str, tuple[type, ...]]) ->
     return document.keys() == types.keys() and all(type(document[name]) in kinds for name, kinds in types.items())
 
 
-def _check_roles(roles: Roles, keys: Mapping[str, KeyRecord]) -> None:
-    def is_usable(kid: str, purpose: Purpose) -> bool:
-        record = keys.get(kid)
-        return record is not None and record.purpose == purpose and record.state in ("active", "decrypt-only")
+def is_usable(kid: str, purpose: Purpose, keys: Mapping[str, KeyRecord]) -> bool:
+    """Whether roles may name this key.
 
-    # A key becomes decrypt-only before another one seals in its place: roles and states are two records, written one by one.
-    if not is_usable(roles.primary, "data"):
+    A key becomes decrypt-only before another one seals in its place: roles and states are two records, written one by one.
+    """
+    record = keys.get(kid)
+    return record is not None and record.purpose == purpose and record.state in ("active", "decrypt-only")
+
+
+def _check_roles(roles: Roles, keys: Mapping[str, KeyRecord]) -> None:
+    if not is_usable(roles.primary, "data", keys):
         raise _contradiction(_ROLES, "names a primary key that is missing, compromised or destroyed")
-    if not all(is_usable(kid, "index") for kid in roles.written):
+    if not all(is_usable(kid, "index", keys) for kid in roles.written):
         raise _contradiction(_ROLES, "names a written index key that is missing or destroyed")
     if roles.search_by not in (roles.written or (None,)):
         raise _contradiction(_ROLES, "names an index key to search by under which nothing is written")

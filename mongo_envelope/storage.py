@@ -56,6 +56,19 @@ class Storage(Protocol):
         """Put one in the place of another of the same id, durably; False if that is not there any more, exactly as it was."""
 
 
+#: A record has some 300 bytes. Whoever can fill the place up is not to fill up the memory of all who read it.
+_MOST_BYTES: Final = 16 * 1024 * 1024
+#: In JSON, the binaries in Base64.
+_MOST_IN_FILE: Final = 4 * _MOST_BYTES
+
+
+def _too_large(storage: Storage) -> MalformedEnvelopeError:
+    return MalformedEnvelopeError(
+        f"there is more in {storage} than a key store has, {_MOST_BYTES} bytes: somebody else writes there. Remove what is no "
+        "record of it, or restore it from its backup"
+    )
+
+
 def checked_seconds(given: float, name: str) -> float:
     """A time as it is; `ConfigurationError` for one that is none, or longer than a human life."""
     if isinstance(given, bool) or not isinstance(given, int | float) or not 0 < given < 2**31:
@@ -88,8 +101,21 @@ class CollectionStorage:
 
     def read(self) -> list[bytes]:
         """As `Storage`."""
-        found = self._asked(lambda: self._collection.find({}).to_list(), "read")
-        return [bytes(each.raw) for each in found]
+
+        def read() -> list[bytes] | None:
+            found, left = list[bytes](), _MOST_BYTES
+            with self._collection.find({}) as cursor:
+                for each in cursor:
+                    found.append(bytes(each.raw))
+                    left -= len(found[-1])
+                    if left < 0:
+                        return None
+            return found
+
+        found = self._asked(read, "read")
+        if found is None:
+            raise _too_large(self)
+        return found
 
     def insert(self, raw: bytes) -> bool:
         """As `Storage`."""
@@ -162,7 +188,7 @@ class FileStorage:
         try:
             with self.path.open("rb") as file:
                 mode = os.fstat(file.fileno()).st_mode
-                content = file.read()
+                content = file.read(_MOST_IN_FILE + 1)
         except FileNotFoundError:
             return []
         except (OSError, ValueError) as error:  # ValueError: a NUL in the path
@@ -170,6 +196,8 @@ class FileStorage:
         else:
             if os.name == "posix" and mode & 0o077:
                 raise ConfigurationError(f"the key store {self} can be read by other users: chmod 600 it")
+            if len(content) > _MOST_IN_FILE:
+                raise _too_large(self)
             return self._parsed(content)
         raise KMSError(f"the key store {self} could not be read: {problem}")
 

@@ -130,8 +130,8 @@ class Unlocked(primitives.NeverLeaves):
     def refresh(self) -> KeyRing:
         """Read the records again, now. Raise `KMSError` if that is not possible, or if what is held has expired."""
         with self._turn:
-            if _clock() < self._expires:
-                self._take(self._storage.read())
+            if (now := _clock()) < self._expires:
+                self._take(self._storage.read(), now)
             else:
                 self._renew()
             return self._ring
@@ -155,7 +155,7 @@ class Unlocked(primitives.NeverLeaves):
             self._next_look = now + _LOOK_AGAIN
             before = self._ring
             try:
-                self._take(self._storage.read())
+                self._take(self._storage.read(), now)
             except KMSError as error:
                 _log.warning("%s", error)
                 return self._ring
@@ -205,20 +205,21 @@ class Unlocked(primitives.NeverLeaves):
 
     def _renew_now(self, now: float) -> None:
         """Read the records and, if it is time, unwrap the root: in this order, as the key service may take its time."""
+        begun = _clock()
         raws, expired = self._storage.read(), now >= self._expires
         if not expired:
-            self._take(raws)
+            self._take(raws, begun)
             if now < self._early:
                 return
         try:
-            self._unlock(raws)
+            self._unlock(raws, begun)
         except (KMSError, ConfigurationError, EnvelopeError) as error:
             if _clock() >= self._expires:
                 raise
             self._early = _clock() + _AFTER_FAILURE
             _log.warning("%s; the root that was unwrapped before goes on serving for %d s", error, self._expires - _clock())
         else:
-            self._take(raws)
+            self._take(raws, begun)
 
     def _renew_in_thread(self) -> Future[None]:
         with self._guard:
@@ -229,18 +230,17 @@ class Unlocked(primitives.NeverLeaves):
                 self._renewal = renewal  # not before there is a thread: others would wait for ever
             return self._renewal
 
-    def _take(self, raws: Sequence[bytes]) -> None:
-        """Make the ring of what was read, unless it is the one that is there."""
+    def _take(self, raws: Sequence[bytes], begun: float) -> None:
+        """Make the ring of what was read, unless it is the one that is there. ``begun``: when, for answers take time."""
         sealed, contents = self._consistent(raws)
         too_old = self._age(contents)
         if self._seen != (sealed, too_old):
             self._ring = contents.ring(too_old)
             self._contents, self._seen = contents, (sealed, too_old)
         self._failure = None
-        now = _clock()
-        self._late = min(now + self._refresh_after, self._expires)
+        self._late = min(begun + self._refresh_after, self._expires)
         # Not all processes that were started together at the same moment.
-        self._soon = now + (self._late - now) * random.uniform(_SOON - 0.1, _SOON)  # noqa: S311 - a moment, and no secret
+        self._soon = begun + (self._late - begun) * random.uniform(_SOON - 0.1, _SOON)  # noqa: S311 - a moment, and no secret
 
     def _consistent(self, raws: Sequence[bytes]) -> tuple[list[bytes], Contents]:
         """The records but that of the root. They are not read at one moment: while others change them, they may disagree."""
@@ -282,11 +282,10 @@ class Unlocked(primitives.NeverLeaves):
             raise AssertionError  # nothing is done with a store before it is unlocked
         return self._held
 
-    def _unlock(self, raws: Sequence[bytes]) -> None:
-        """Hold the root of these records from now on."""
-        now = _clock()
-        self._held, self._unwrapped = self._unwrap(raws), now
-        self._early = now + _EARLY * self._expire_after
+    def _unlock(self, raws: Sequence[bytes], begun: float) -> None:
+        """Hold the root of these records, which were read at that time: `KeyStore.destroy_key` counts on when that expires."""
+        self._held, self._unwrapped = self._unwrap(raws), begun
+        self._early = begun + _EARLY * self._expire_after
 
     def _unwrap(self, raws: Sequence[bytes]) -> Root:
         """The root: of this store, and the one that the configuration names."""

@@ -90,6 +90,7 @@ class Writing(Reading[Model]):
         await self.keys_at_hand()
         if self.hooks.before_save:
             await self.before_save(model)
+            await self.keys_at_hand()  # a listener may have taken its time
         sealed = self.seal(model)
         expected = sealed.known if revision is None else await self._since(sealed, revision, session)
         await self._store(model, sealed, expected, overwrite=overwrite, session=session)

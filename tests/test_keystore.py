@@ -36,6 +36,7 @@ from mongo_envelope import DataKey, IndexKey, KeyRing, embedded, envelope, unloc
 from mongo_envelope import keystore as keystore_module
 from mongo_envelope.errors import (
     ConfigurationError,
+    EnvelopeError,
     IntegrityError,
     KMSError,
     MalformedEnvelopeError,
@@ -43,7 +44,7 @@ from mongo_envelope.errors import (
 )
 from mongo_envelope.keystore import CollectionKeyStore, FileKeyStore, KeyStore, StoredKey
 from mongo_envelope.kms import LocalKMS
-from mongo_envelope.records import KeyRecord, Roles, Root
+from mongo_envelope.records import KeyRecord, Roles, Root, RootRecord
 from mongo_envelope.storage import FileStorage
 
 Db = Database[dict[str, Any]]
@@ -501,6 +502,42 @@ def test_a_new_data_key_seals(memory: Memory, kms: Service, keys_of: KeyStore) -
         envelope.open(raw, keys=each.ring(), context="c")
 
 
+def test_a_store_that_was_emptied_is_made_again_and_says_so(database: Db) -> None:
+    """Somebody deletes all records but the root: the new keys have the old ids, and are not written beside documents of the old."""
+    from customer_model import Customer
+
+    from mongo_envelope import Repository
+
+    kms = LocalKMS.generate()
+    keys = CollectionKeyStore(database.keys, kms=kms, create=True)
+    rotated = CollectionKeyStore(database.rotated, kms=kms, create=True)
+    rotated.rotate_data_key()
+    for store_of, collection in ((keys, database.customers), (rotated, database.orders)):
+        Repository(Customer, collection, keys=store_of).save(Customer())
+        records = database[store_of._storage._collection.name]
+        records.delete_many({"_id": {"$ne": "root"}})
+        made = CollectionKeyStore(records, kms=kms, create=True, fingerprint=store_of.fingerprint)
+        with pytest.raises(ConfigurationError, match="sealed under other keys"):
+            Repository(Customer, collection, keys=made).save(Customer())
+        assert collection.count_documents({}) == 1
+
+
+def test_a_start_that_was_finished_by_another_goes_on(database: Db) -> None:
+    """Documents that the first has sealed by then are under the same key, and no hindrance."""
+    from customer_model import Customer
+
+    from mongo_envelope import Repository
+
+    kms = LocalKMS.generate()
+    first = CollectionKeyStore(database.keys, kms=kms, create=True)
+    database.keys.delete_many({"_id": {"$ne": "root"}})
+    second = CollectionKeyStore(database.keys, kms=kms, create=True)
+    assert (first.finished, second.made, second.finished) == (False, True, True)
+    Repository(Customer, database.customers, keys=CollectionKeyStore(database.keys, kms=kms)).save(Customer())
+    Repository(Customer, database.customers, keys=second).save(Customer())
+    assert database.customers.count_documents({}) == 2
+
+
 def test_a_key_that_a_crash_left_behind_is_retired(memory: Memory, keys_of: KeyStore) -> None:
     """One that was made a while ago, and never sealed: by the next rotation. One that somebody is making now is let alone."""
     for kid, made in (("left", datetime.now(UTC) - timedelta(minutes=2)), ("new", datetime.now(UTC))):
@@ -585,6 +622,78 @@ def test_a_key_that_is_about_to_get_a_role(
         getattr(keys_of, what)()
     memory.before = lambda name: None
     assert same_ring(store(memory, kms, create=False).ring(), keys_of.refresh())
+
+
+@pytest.mark.parametrize("number", range(1, 4))
+@pytest.mark.parametrize("what", ["destroy", "mark", "destroy index"])
+def test_a_key_that_gets_a_role_and_is_taken_out_of_use_at_the_same_moment(
+    memory: Memory, kms: Service, keys_of: KeyStore, *, what: str, number: int
+) -> None:
+    """Ahead of each write of a rotation somebody destroys or marks the new key: the store opens, and does not seal under it."""
+    second, before = store(memory, kms), {key.kid for key in stored(keys_of)}
+    done: list[str] = []
+
+    def meanwhile(name: str) -> None:
+        if name == "replace" and memory.calls.count("replace") == number and not done:
+            done.extend(key.kid for key in stored(second) if key.kid not in before)
+            if what == "mark":
+                second.mark_compromised(done[0])
+            else:
+                second.destroy_key(done[0], unused_in=[], even_if_used=True)
+
+    memory.calls.clear()
+    memory.before = meanwhile
+    rotate = keys_of.add_index_key if what == "destroy index" else keys_of.rotate_data_key
+    kid = ""
+    with contextlib.suppress(ConfigurationError):
+        kid = rotate()
+    memory.before = lambda name: None
+    ring = store(memory, kms, create=False).ring()
+    assert not {ring.primary, ring.search_key, *ring.written_index_keys} & {*done}
+    assert kid in ("", ring.primary, *ring.written_index_keys)
+    assert same_ring(ring, keys_of.refresh())
+    assert same_ring(ring, second.refresh())
+
+
+def test_an_index_key_is_destroyed_while_it_becomes_the_only_one(
+    memory: Memory, kms: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is none left to search by: null, and the store opens. One turn is enough."""
+    monkeypatch.setattr(keystore_module, "_TURNS", 1)
+    root = Root.generate()
+    memory.insert(KeyRecord.of(DataKey("data", os.urandom(32))).sealed(root))
+    memory.insert(Roles("data", None, (), datetime.now(UTC)).sealed(root))
+    memory.insert(RootRecord(root.store, dict(kms.identity), kms.wrap(root.secret), datetime.now(UTC)).as_bson())
+    keys, second = store(memory, kms), store(memory, kms)
+    done: list[str] = []
+
+    def destroy(name: str) -> None:
+        if name == "replace" and not done:
+            done.extend(key.kid for key in stored(second) if key.purpose == "index")
+            second.destroy_key(done[0], unused_in=[], even_if_used=True)
+
+    memory.before = destroy
+    with pytest.raises(ConfigurationError, match="has been destroyed in the meantime"):
+        keys.add_index_key()
+    memory.before = lambda name: None
+    assert store(memory, kms).ring().index_keys == ()
+
+
+def test_what_is_edited_during_a_change_is_not_mended(memory: Memory, keys_of: KeyStore) -> None:
+    """A record that is no record is reported, and roles are not written for its sake."""
+
+    def edit(name: str) -> None:
+        if name == "replace":
+            memory.records["junk"] = encoded({"_id": "junk"})
+
+    memory.before = edit
+    with pytest.raises(MalformedEnvelopeError):
+        keys_of.add_index_key()
+    memory.records["roles"], memory.records["junk"] = memory.records["junk"], memory.records["roles"]
+    memory.calls.clear()
+    with pytest.raises(EnvelopeError):
+        keys_of._refresh_and_mend()
+    assert "replace" not in memory.calls
 
 
 def test_a_record_that_is_changed_all_the_time(memory: Memory, keys_of: KeyStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -736,8 +845,8 @@ def test_another_key_encryption_key(memory: Memory, kms: Service, keys_of: KeySt
     for both in ([new, kms], [kms, new], new):
         assert same_ring(store(memory, both).ring(), ring)
     assert kms.calls == []
-    rolling._unlock(memory.read())
-    keys_of._unlock(memory.read())
+    rolling._unlock(memory.read(), unlock._clock())
+    keys_of._unlock(memory.read(), unlock._clock())
     keys_of.rotate_kek(new)  # anew by the same
     assert same_ring(store(memory, new).ring(), ring)
 
@@ -936,10 +1045,18 @@ def test_a_backup_goes_into_a_collection(database: Db, tmp_path: Path) -> None:
         CollectionKeyStore.restore(database.others, tmp_path / "b")
 
 
-def test_what_does_not_open_is_no_backup(memory: Memory, keys_of: KeyStore, tmp_path: Path) -> None:
-    """An edited record is noticed when it is backed up, and not years later."""
-    memory.edit("roles", primary="evil")
-    with pytest.raises(IntegrityError):
+@pytest.mark.parametrize("what", ["roles", "wrapped", "kms", "no root", "no roles"])
+def test_what_does_not_open_is_no_backup(memory: Memory, keys_of: KeyStore, tmp_path: Path, what: str) -> None:
+    """A record that was edited or removed, that of the root, too, is noticed when it is backed up, and not years later."""
+    edits: dict[str, Callable[[], Any]] = {
+        "roles": lambda: memory.edit("roles", primary="evil"),
+        "wrapped": lambda: memory.edit("root", wrapped=bytes(100)),
+        "kms": lambda: memory.edit("root", kms={"provider": "evil"}),
+        "no root": lambda: memory.records.pop("root"),
+        "no roles": lambda: memory.records.pop("roles"),
+    }
+    edits[what]()
+    with pytest.raises((IntegrityError, ConfigurationError, KMSError)):
         keys_of.backup(tmp_path / "b")
     assert not (tmp_path / "b").exists()
 

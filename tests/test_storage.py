@@ -65,6 +65,17 @@ def test_read_insert_replace(storage: Storage) -> None:
     assert sorted(storage.read()) == sorted([record("b", b"two"), encoded({"_id": "root", "wrapped": b"xyz"})])
 
 
+def test_a_flood_is_refused(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever fills the place up does not fill the memory of those who read it."""
+    for number in range(8):
+        assert storage.insert(encoded({"_id": str(number), "junk": bytes(200), "hmac": b"x"}))
+    assert len(storage.read()) == 8
+    monkeypatch.setattr(storage_module, "_MOST_BYTES", 1000)
+    monkeypatch.setattr(storage_module, "_MOST_IN_FILE", 1000)
+    with pytest.raises(MalformedEnvelopeError, match=r"more in .* than a key store has"):
+        storage.read()
+
+
 def test_of_many_one_wins(storage: Storage) -> None:
     """Twelve threads insert, and replace, at once: one of them each time."""
     won: list[bool] = []

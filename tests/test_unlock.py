@@ -166,7 +166,7 @@ def test_another_store_under_the_same_key(memory: Memory, kms: Service) -> None:
     with pytest.raises(IntegrityError):  # the other records are not sealed under it
         store(memory, kms)
     with pytest.raises(IntegrityError, match="is another one than before"):
-        running._unlock(memory.read())
+        running._unlock(memory.read(), unlock._clock())
     assert running.fingerprint == fingerprint
 
 
@@ -705,3 +705,22 @@ def test_a_provider_says_what_is_wrong_with_its_configuration(memory: Memory, km
     assert not caught.value.temporary
     assert kms.calls == ["unwrap"]
     assert caught.value.__context__ is None
+
+
+def test_what_is_destroyed_while_the_service_is_slow_stops_in_time(memory: Memory, kms: Service, clock: Clock) -> None:
+    """The records are as old as when they were read, and not as young as the answer of the key service."""
+    service, admin = store(memory, kms, refresh_after=10, expire_after=100), store(memory, kms)
+    old = service.ring().primary
+    admin.rotate_data_key()
+
+    def destroy(name: str) -> None:
+        if name == "unwrap":
+            kms.up()
+            admin.destroy_key(old, unused_in=[], even_if_used=True)
+            clock.ahead += 4
+
+    kms.before = destroy
+    clock.ahead += 91
+    assert old in service.ring()
+    clock.ahead += 6
+    assert old not in service.ring()

@@ -72,6 +72,7 @@ def create(
     there = place.exists()
     # Where there is a store, a new key-encryption key would not open it, and would lie where the lost one belongs.
     store = place.open(create=True, create_kek=create_kek and not there)
+    there = there or not store.made  # somebody else was first, and the fingerprint is that of his
     if ring is not None:
         store.adopt(ring)
     adopted = [] if ring is None else [*ring, *ring.index_keys]

@@ -20,6 +20,8 @@ from mongo_envelope.errors import ConfigurationError
 from mongo_envelope.keystore import CollectionKeyStore, FileKeyStore, KeyStore
 from mongo_envelope.storage import CollectionStorage, FileStorage, identity_of
 
+from .saying import say
+
 __all__ = ["MissingOptionError", "Place"]
 
 #: Milliseconds, for which a server is looked for.
@@ -96,9 +98,14 @@ class Place:
         """Unlock the store, or make it."""
         key = kms.configured(self.described_kms, create=create_kek)
         options |= {"kms": key, "fingerprint": self._fingerprint, "create": create, "timeout": _TIMEOUT}
-        if self._file is None:
-            return CollectionKeyStore(self.keys_collection(), **options)
-        return FileKeyStore(self._file, **options)
+        store = CollectionKeyStore(self.keys_collection(), **options) if self._file is None else FileKeyStore(self._file, **options)
+        if self._fingerprint is None and not create:
+            say(
+                f"Opened without a fingerprint: whoever can write {self}, and have its key-encryption key encrypt, could have "
+                f"put another there. If {store.fingerprint} is what was shown when it was made: --fingerprint, or the environment "
+                "variable MONGO_ENVELOPE_FINGERPRINT"
+            )
+        return store
 
     def restore(self, backup: Path) -> None:
         """Put a backup there."""
