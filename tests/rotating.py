@@ -37,6 +37,8 @@ REFRESH, EXPIRE = 0.6, 1.5
 PAUSE = 4.0
 #: Whoever cannot read a document for so many seconds fails.
 LONGEST_WAIT = 5.0
+#: Seconds without a change of roles in which a key must come to its end, on a machine that is busy, too.
+LONGEST_REST = 30.0
 
 
 class Member(BaseModel):
@@ -192,6 +194,9 @@ class Storm:
                 else:
                     self.counts["destroyed"] += 1
 
+    def somebody_destroyed(self) -> bool:
+        return any(key.state == "destroyed" for key in self.store.keys())  # noqa: SIM118 - a store is no mapping
+
     def index(self) -> None:
         """Another index key, while others search. Only one process does it."""
         first = self.store.ring().search_key
@@ -216,12 +221,13 @@ class Storm:
 
     def run(self, seconds: float, *, first: bool) -> None:
         began = time.monotonic()
-        # Until a key has come to its end, too, on a machine that is busy.
-        while (passed := time.monotonic() - began) < seconds or (not self.counts["destroyed"] and passed < 4 * seconds):
-            works = [self.read, self.update, self.save, self.read, self.update, self.move]
-            works += [self.rotate, self.rewrap, self.compromise, self.destroy]
-            if first and self.random.random() < 0.01:
-                works = [self.index]
+        # Then roles rest, until somebody has brought a key to its end: keys are destroyed `EXPIRE` after the last change of roles.
+        while (passed := time.monotonic() - began) < seconds or (passed < seconds + LONGEST_REST and not self.somebody_destroyed()):
+            works = [self.read, self.update, self.save, self.read, self.update, self.move, self.destroy]
+            if passed < seconds:
+                works += [self.rotate, self.rewrap, self.compromise]
+                if first and self.random.random() < 0.01:
+                    works = [self.index]
             work = self.random.choice(works)
             if work in (self.read, self.update):
                 self.patiently(work)

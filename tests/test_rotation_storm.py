@@ -67,7 +67,7 @@ def storm(server: embedded.Server, database: Db, seconds: float) -> dict[str, di
         }
         done = {}
         for what, each in running.items():
-            out, errors = each.communicate(timeout=4 * seconds + 60)
+            out, errors = each.communicate(timeout=seconds + 120)
             assert each.returncode == 0, f"{what}: {errors}"
             done[what] = ast.literal_eval(out)
         found = check(client, database, kek, 50)
@@ -87,7 +87,7 @@ def total(done: dict[str, dict[str, int]], what: str) -> int:
 def test_two_processes_rotate_while_two_others_read(server: embedded.Server, database: Db) -> None:
     """For some seconds: nobody meets a document that does not open, and no update is lost."""
     done = storm(server, database, 6.0)
-    assert total(done, "rotated") > 2
+    assert total(done, "rotated") >= 2
     assert total(done, "destroyed") > 0
 
 
