@@ -133,16 +133,18 @@ class PKCS11KMS(primitives.NeverLeaves):
 
     def wrap(self, secret: bytes) -> bytes:
         """The secret, encrypted in the token. Raise `KMSError`, or `ConfigurationError` if the token has no key that is fit."""
-        making = [self._create]
+        made = not self._create
 
         def work(session: Any) -> bytes | None:
             found = self._labelled(session)
-            if not found and making.pop():
-                making.append(False)
-                return None
-            return self._encrypted(session, self._fit(found), secret)
+            return self._encrypted(session, self._fit(found), secret) if found or made else None
 
-        return bounded(lambda: self._in_turn(work), self._timeout, repr(self))
+        def make(session: Any) -> None:
+            nonlocal made
+            self._make(session)
+            made = True  # not before: where the device was lost, it is made in the next turn
+
+        return bounded(lambda: self._in_turn(work, make), self._timeout, repr(self))
 
     def unwrap(self, wrapped: bytes) -> bytes:
         """The secret, decrypted in the token. Raise as `wrap` does, also for what was not wrapped by this key, or was changed."""
@@ -156,15 +158,15 @@ class PKCS11KMS(primitives.NeverLeaves):
                 self._decrypted(session, key, self._encrypted(session, key, _TRIAL))
             raise KMSError(f"this was not wrapped by {self!r}, or was changed since")
 
-        return bounded(lambda: self._in_turn(work), self._timeout, repr(self))
+        return bounded(lambda: self._in_turn(work, self._make), self._timeout, repr(self))
 
     def __repr__(self) -> str:
         return f"PKCS11KMS(token={self._token!r}, key={self._key!r}, mechanism={self._mechanism!r})"
 
     # --- within the time, one at a time ---
 
-    def _in_turn(self, work: Callable[[Any], bytes | None]) -> bytes:
-        """What ``work`` gives in a session; if that is None, once the key is made."""
+    def _in_turn(self, work: Callable[[Any], bytes | None], make: Callable[[Any], None]) -> bytes:
+        """What ``work`` gives in a session; if that is None, once ``make`` has made the key."""
         turn = _logins.setdefault(self._library, threading.Lock())
         if not turn.acquire(timeout=self._timeout):
             raise KMSError(f"{self!r}: another call of this process has not ended", temporary=True)
@@ -178,7 +180,7 @@ class PKCS11KMS(primitives.NeverLeaves):
                         return result
                     with _alone(self._library):
                         self._forget()  # and see what another process may have made
-                        self._in_session(self._make, pin, rw=True)
+                        self._in_session(make, pin, rw=True)
                 except self._pkcs11.PKCS11Error as error:
                     name, words = type(error).__name__, str(error)
                 if name:
