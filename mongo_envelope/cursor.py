@@ -10,14 +10,14 @@ import contextlib
 import dataclasses
 import itertools
 import sys
-import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Future, wait
 from time import perf_counter
 from typing import Any, Final, Generic, Self, TypeVar, overload
 
 from pymongo.errors import InvalidOperation, PyMongoError
 
+from . import aside
 from .bridge import SLICE, drive
 from .errors import MalformedEnvelopeError, QueryError
 from .flows import END, SortKey
@@ -126,20 +126,6 @@ class _Cursor(Generic[Model]):
         return bool(self._found.ahead and documents and self._cursor.alive)
 
 
-def _in_a_thread(work: Callable[[], list[Any]]) -> Future[list[Any]]:
-    """Begin something that waits. A daemon: nobody is kept from leaving by an answer that he does not want any more."""
-    future: Future[list[Any]] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(work())
-        except BaseException as error:  # noqa: BLE001 - it is raised where the result is asked for
-            future.set_exception(error)
-
-    threading.Thread(target=run, name="mongo_envelope fetches", daemon=True).start()
-    return future
-
-
 #: After them the driver's cursor would say that there is no more.
 _INTERRUPTED: Final = "the wait for this cursor was interrupted, and what came then is lost: ask again"
 _CANCELLED: Final = "a task that waited for this cursor was cancelled, and what came then is lost: ask again"
@@ -228,7 +214,7 @@ class Cursor(_Cursor[Model]):
         self._lost = None
         if self._slow and self._more_to_come(documents):
             self._slow -= 1
-            self._ahead = _in_a_thread(lambda: drive(self._flows.batch(self._found)))
+            self._ahead = aside.begin(lambda: drive(self._flows.batch(self._found)), "mongo_envelope fetches")
         return bool(documents)
 
     def _fetch_now(self) -> list[Any]:

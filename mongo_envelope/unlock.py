@@ -22,9 +22,9 @@ import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
-from . import primitives
+from . import aside, primitives
 from .errors import ConfigurationError, EnvelopeError, IntegrityError, KMSError, MongoEnvelopeError
 from .keys import KeyRing
 from .kms import KMS
@@ -33,7 +33,6 @@ from .storage import Storage, checked_seconds, identity_of
 
 __all__ = ["Unlocked", "checked_kms"]
 
-T = TypeVar("T")
 _log: Final = logging.getLogger(__name__)
 
 #: A kid that is not in the ring is looked for in the store at most once in so many seconds, unless that finds new keys.
@@ -224,10 +223,7 @@ class Unlocked(primitives.NeverLeaves):
     def _renew_in_thread(self) -> Future[None]:
         with self._guard:
             if self._renewal is None or self._renewal.done():
-                renewal: Future[None] = Future()
-                renewal.set_running_or_notify_cancel()  # who waits for it and is cancelled does not cancel it
-                threading.Thread(target=_fulfil, args=(renewal, self._renew), daemon=True).start()
-                self._renewal = renewal  # not before there is a thread: others would wait for ever
+                self._renewal = aside.begin(self._renew, "mongo_envelope renews")
             return self._renewal
 
     def _take(self, raws: Sequence[bytes], begun: float) -> None:
@@ -331,9 +327,8 @@ class Unlocked(primitives.NeverLeaves):
         self._asked = [each for each in self._asked if not each.done()]
         if len(self._asked) >= _MOST_ASKED:
             raise KMSError(f"the key service has not answered the last {_MOST_ASKED} questions yet", temporary=True)
-        answer: Future[bytes] = Future()
+        answer = aside.begin(lambda: _again(question, self._timeout), "mongo_envelope asks")
         self._asked.append(answer)
-        threading.Thread(target=_fulfil, args=(answer, _again, question, self._timeout), daemon=True).start()
         try:
             return answer.result(self._timeout)
         except KMSError as error:
@@ -365,15 +360,6 @@ _HAS_BOOTTIME: Final = hasattr(time, "CLOCK_BOOTTIME")
 def _clock() -> float:
     """Seconds that pass while the machine sleeps, too, where it has such a clock."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) if _HAS_BOOTTIME else time.monotonic()
-
-
-def _fulfil(future: Future[T], call: Callable[..., T], *arguments: Any) -> None:
-    try:
-        result = call(*arguments)
-    except BaseException as error:  # noqa: BLE001 - whoever waits for it is told
-        future.set_exception(error)
-    else:
-        future.set_result(result)
 
 
 def _again(question: Callable[[], bytes], seconds: float) -> bytes:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -133,3 +135,14 @@ def decoded(raw: bytes) -> Document:
 
 def encoded(document: Mapping[str, Any]) -> bytes:
     return bson.encode(document, codec_options=envelope.CODEC_OPTIONS)
+
+
+def assert_no_frame_has(error: BaseException, *secrets: bytes) -> None:
+    """Neither the error, nor what it follows from, nor a frame of a provider has a secret, in any form."""
+    assert error.__context__ is None
+    frames = traceback.TracebackException.from_exception(error, capture_locals=True)
+    ours = [str(frame.locals) for frame in frames.stack if "mongo_envelope/kms" in frame.filename]
+    for secret in secrets:
+        for form in (secret.hex(), base64.b64encode(secret).decode(), repr(secret)[2:-1]):
+            assert form not in str(error)
+            assert all(form not in each for each in ours)

@@ -32,6 +32,7 @@ from mongo_envelope import (
     Repository,
     Sensitive,
     UnknownKeyError,
+    aside,
     embedded,
 )
 from mongo_envelope import (
@@ -324,8 +325,8 @@ async def test_one_slow_answer_does_not_mean_threads_for_ever(driver: Driver, mo
         return
     items = await with_items(driver, 60)
     fetched: list[int] = []
-    real = cursors._in_a_thread
-    monkeypatch.setattr(cursors, "_in_a_thread", lambda work: fetched.append(1) or real(work))  # type: ignore[func-returns-value]  # None
+    real = aside.begin
+    monkeypatch.setattr(aside, "begin", lambda *work: fetched.append(1) or real(*work))  # type: ignore[func-returns-value]  # None
     monkeypatch.setattr(sys, "getswitchinterval", lambda: 0.0)
     found = items.find(batch_size=2)
     await anext(found)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import importlib
 import math
 import os
-import queue
-import threading
 from collections.abc import Callable
+from concurrent.futures import wait
 from types import ModuleType
 from typing import Final
 
-from mongo_envelope import primitives
+from mongo_envelope import aside, primitives
 from mongo_envelope.errors import ConfigurationError, KMSError
 
 __all__ = ["Credential", "bounded", "check_timeout", "extra"]
@@ -38,22 +37,14 @@ def bounded(call: Callable[[], bytes], timeout: float, who: str) -> bytes:
 
     An error of the call is raised without its frames, which hold secrets.
     """
-    answer: queue.SimpleQueue[bytes | Exception] = queue.SimpleQueue()
-
-    def run() -> None:
-        try:
-            answer.put(call())
-        except Exception as error:  # noqa: BLE001 - it is raised to the caller, below
-            answer.put(error)
-
-    threading.Thread(target=run, name=who, daemon=True).start()
-    try:
-        result = answer.get(timeout=timeout)
-    except queue.Empty:
-        result = KMSError(f"{who} did not answer within {timeout} s", temporary=True)
-    if isinstance(result, bytes):
-        return result
-    raise result.with_traceback(None)
+    answer = aside.begin(call, who)
+    wait([answer], timeout)
+    if not answer.done():
+        raise KMSError(f"{who} did not answer within {timeout} s", temporary=True)
+    error = answer.exception()
+    if error is not None:
+        raise error.with_traceback(None)
+    return answer.result()
 
 
 class Credential(primitives.NeverLeaves):

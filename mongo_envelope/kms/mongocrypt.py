@@ -29,7 +29,6 @@ import json
 import re
 import socket
 import ssl
-import threading
 import time
 import urllib.parse
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -39,6 +38,7 @@ import bson
 from bson.binary import Binary
 from bson.errors import BSONError
 
+from mongo_envelope import aside
 from mongo_envelope.errors import ConfigurationError, KMSError
 
 from .asking import extra
@@ -46,6 +46,8 @@ from .asking import extra
 __all__ = ["MongoCryptKMS"]
 
 Result = TypeVar("Result")
+#: What works in the background is called.
+_THREAD: Final = "mongo_envelope.kms"
 
 #: The entries of a masterKey in the order in which libmongocrypt writes them, and those without which there is none.
 _ENTRIES: Final = {
@@ -283,7 +285,7 @@ class MongoCryptKMS:
         ask = extra("pymongocrypt.synchronous.credentials", "kms")._ask_for_kms_credentials
         found: dict[str, Any] = {}
         with contextlib.suppress(Exception):  # of httpx, boto3 and others; their words may quote what a metadata service answered
-            found = _within(asking.left(), lambda: ask({self._provider: {}}))
+            found = aside.begin(lambda: ask({self._provider: {}}), _THREAD).result(asking.left())
         if self._kind in found:
             return dict(found[self._kind])
         # Temporary: when a machine starts, its metadata service is often late.
@@ -362,7 +364,7 @@ class _Asking:
         """A TLS connection, within what is left. Raise `OSError`."""
         host, _, port = endpoint.rpartition(":")
         # In a thread: looking a name up takes as long as the resolver likes, and cannot be stopped.
-        addresses = _within(self.left(), lambda: socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM))
+        addresses = aside.begin(lambda: socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM), _THREAD).result(self.left())
         failure: OSError = ConnectionRefusedError()
         for place, (family, kind, protocol, _, address) in enumerate(addresses):
             plain = socket.socket(family, kind, protocol)
@@ -475,31 +477,6 @@ def _tls(provider: str, options: Mapping[str, Any]) -> ssl.SSLContext:
     if problem:
         raise ConfigurationError(f"{where}: tlsCAFile or tlsCertificateKeyFile cannot be used: {problem}")
     return context
-
-
-def _within(seconds: float, call: Callable[[], Result]) -> Result:
-    """What a call gives that nobody can stop. Raise `TimeoutError` and leave it to itself if it takes longer."""
-    outcome: list[Callable[[], Result]] = []
-
-    def run() -> None:
-        try:
-            value = call()
-        except BaseException as error:  # noqa: BLE001 - it is raised in the thread that waits
-            failure = error
-            outcome.append(lambda: _raise(failure))
-        else:
-            outcome.append(lambda: value)
-
-    thread = threading.Thread(target=run, name="mongo_envelope.kms", daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if not outcome:
-        raise TimeoutError
-    return outcome[0]()
-
-
-def _raise(error: BaseException) -> NoReturn:
-    raise error
 
 
 def _http(answer: bytes) -> tuple[int, bytes]:
