@@ -270,7 +270,8 @@ def client(server: embedded.Server) -> Iterator[MongoClient[dict[str, Any]]]:
 @pytest.fixture(scope="session")
 def async_client(server: embedded.Server, runner: asyncio.Runner) -> Iterator[AsyncMongoClient[dict[str, Any]]]:
     """A client of the async driver."""
-    client = AsyncMongoClient[dict[str, Any]](server.uri)
+    # A loop that stands still while others are tested is no server that is lost: after 20 s the monitor would take it for one.
+    client = AsyncMongoClient[dict[str, Any]](server.uri, connectTimeoutMS=3_600_000)
     yield client
     runner.run(client.close())
 
